@@ -1,0 +1,98 @@
+"""The small Python API, and the one place where the stages meet: checkpoints, rules, plan, engine, report.
+
+The command line calls these functions too, with hooks that show what goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+from belay_cli.checkpoints import Selection, find_series
+from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.plan import Plan, PlanOptions, Policies, make_plan
+from belay_cli.plan.warnings import identical_warnings
+from belay_cli.report import Report, report
+from belay_cli.rules import RuleOptions
+
+Path = str | os.PathLike[str]
+
+
+def average(
+    checkpoints: Sequence[Path],
+    output: Path | None = None,
+    *,
+    rules: Sequence[RuleOptions | Mapping[str, Any]] | None = None,
+    outputs: Sequence[Path] | None = None,
+    **options: Any,
+) -> Any:
+    """Average a series of checkpoints and return the report of what was done.
+
+    The options are those of the command line, under the names of the fields of
+    `RuleOptions` (method, half_life, decay, feedback, curvature, inertia, damping_ratio, debias),
+    `Selection` (order, unit, from_step, to_step, every, allow_averages),
+    `PlanOptions` (dtype, device, max_shard_size, threads, max_memory, sync, overwrite, allow_nonfinite), and
+    `average`, `last`, `drop`: globs, or lists of globs, of tensor names.
+
+    With `rules`, each a RuleOptions or a mapping of its fields, and as many `outputs`, writes several
+    averages in one read, and returns a list of reports. Raises a BelayError.
+    """
+    if rules is None:
+        plan = prepare(checkpoints, [_take(RuleOptions, options)], [output], options)
+        return run(plan)[0]
+    wanted = [rule if isinstance(rule, RuleOptions) else RuleOptions(**rule) for rule in rules]
+    return run(prepare(checkpoints, wanted, list(outputs or []), options))
+
+
+def prepare(
+    checkpoints: Sequence[Path],
+    rules: Sequence[RuleOptions],
+    outputs: Sequence[Path | None],
+    options: dict[str, Any],
+) -> Plan:
+    """The plan for these checkpoints, from headers alone. `options` as in `average`, but for the rule's."""
+    policies = Policies(**{name: _globs(options.pop(name, ())) for name in ("average", "last", "drop")})
+    selection = _take(Selection, options)
+    plan_options = _take(PlanOptions, options, policies=policies)
+    if options:
+        raise TypeError(f"unknown options: {', '.join(sorted(options))}")
+    return make_plan(find_series(checkpoints, selection), rules, outputs, plan_options)
+
+
+def run(
+    plan: Plan,
+    *,
+    command: str = "average",
+    warn: Callable[[str], None] = lambda warning: None,
+    progress: Callable[[int], None] = lambda nbytes: None,
+) -> list[Report]:
+    """Run a plan; a report an output. `warn` hears what only the content shows, before weights are read."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        marks = beside.submit(fingerprints, plan.series.checkpoints)
+        # torch takes a second to import; what identifies the inputs is read meanwhile.
+        from belay_cli.engine.stream import replay
+
+        found = marks.result()
+    warnings = tuple(identical_warnings(plan.series, found))
+    for warning in warnings:
+        warn(warning)
+    device = replay(plan, found, progress)
+    seconds = time.monotonic() - began
+    return [
+        report(command, plan, output, device=str(device), seconds=seconds, warnings=warnings) for output in plan.outputs
+    ]
+
+
+def _take(kind: Any, options: dict[str, Any], **more: Any) -> Any:
+    """An instance of a dataclass from those options that are its fields, which leave `options`."""
+    names = [field.name for field in fields(kind) if field.name in options]
+    return kind(**{name: options.pop(name) for name in names}, **more)
+
+
+def _globs(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -1,0 +1,57 @@
+"""The files beside the weights that a loader needs: configuration, tokenizer, custom code, chat template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
+from belay_cli.checkpoints.steps import TRAINER_STATE, names_a_checkpoint
+
+_NEEDED = re.compile(
+    r".+\.(json|jinja|py|model|spm|bpe|tiktoken|vocab)|(.*[-_.])?(vocab|merges|tokens)(\.txt)?|(LICENSE|NOTICE).*",
+    re.IGNORECASE,
+)
+# What a trainer keeps for itself, what describes the last checkpoint only, and what looks like a secret.
+_NOT_NEEDED = re.compile(
+    rf"{re.escape(TRAINER_STATE)}|.+{re.escape(INDEX_SUFFIX)}|.+\.bin\.index\.json|belay\.json"
+    r"|(all|train|eval|test|predict)_results\.json|(training_args|optimizer|scheduler|rng_state|scaler|random_states).*"
+    r"|(.*[-_.])?(secret|credential|password|api_?key)s?\..*|(.*[-_.])?token\.json",
+    re.IGNORECASE,
+)
+_DEPTH = 2  # 1_Pooling/config.json, additional_chat_templates/name.jinja
+
+
+def companions(directory: Path) -> tuple[list[str], list[str]]:
+    """Names relative to the directory, `/` between, in order: those to copy, and links that lead elsewhere.
+
+    A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as
+    links; any other would let a downloaded directory pick files of this machine.
+    """
+    found = sorted(_walk(directory, directory, _DEPTH))
+    roots = _roots(directory)
+    inside = [name for name in found if any((directory / name).resolve().is_relative_to(root) for root in roots)]
+    return inside, [name for name in found if name not in inside]
+
+
+def _walk(root: Path, directory: Path, depth: int) -> Iterator[str]:
+    for entry in directory.iterdir():
+        if entry.name.startswith((".", "__pycache__")):
+            continue
+        if entry.is_file():
+            if _NEEDED.fullmatch(entry.name) and not _NOT_NEEDED.fullmatch(entry.name):
+                yield entry.relative_to(root).as_posix()
+        elif depth > 0 and entry.is_dir() and not entry.is_symlink() and not _is_a_model(entry):
+            yield from _walk(root, entry, depth - 1)
+
+
+def _is_a_model(directory: Path) -> bool:
+    return names_a_checkpoint(directory.name) or any(e.name.endswith(SUFFIX) for e in directory.iterdir())
+
+
+def _roots(directory: Path) -> list[Path]:
+    roots = [directory.resolve()]
+    if directory.absolute().parent.name == "snapshots":  # models--org--name/snapshots/<commit>, blobs beside
+        roots.append((directory.absolute().parent.parent / "blobs").resolve())
+    return roots

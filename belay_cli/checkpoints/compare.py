@@ -1,0 +1,59 @@
+"""Whether checkpoints have one architecture: the same names, shapes and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.safetensors_header import shape_text
+from belay_cli.errors import SeriesError
+
+
+def difference(one: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool]) -> SeriesError | None:
+    """The first way in which `other` differs from `one`, as the error that says so, or None.
+
+    `ignored` names the tensors that need not agree, because they are not averaged.
+    """
+    if one.tensors is other.tensors:
+        return None
+    for name, (_, left) in one.tensors.items():
+        if ignored(name):
+            continue
+        if name not in other.tensors:
+            return _missing(name, absent=other, present=one)
+        _, right = other.tensors[name]
+        if left.shape != right.shape:
+            what = f"{name!r} is {shape_text(right.shape)}; in {one.name} it is {shape_text(left.shape)}"
+            return SeriesError(what, file=other.path, tensor=name, hint="a series has one architecture")
+        if left.dtype != right.dtype:
+            what = f"{name!r} is {DTYPES[right.dtype].name}; in {one.name} it is {DTYPES[left.dtype].name}"
+            return SeriesError(what, file=other.path, tensor=name, hint="save every checkpoint in the same dtype")
+    for name in other.tensors:
+        if name not in one.tensors and not ignored(name):
+            return _missing(name, absent=one, present=other)
+    return None
+
+
+def _missing(name: str, *, absent: Checkpoint, present: Checkpoint) -> SeriesError:
+    return SeriesError(
+        f"has no {name!r}, which {present.name} has",
+        file=absent.path,
+        tensor=name,
+        hint=f"a series has one architecture; to leave the tensor out: --drop '{name}'",
+    )
+
+
+def first_difference(
+    checkpoints: Sequence[Checkpoint], ignored: Callable[[str], bool] = lambda name: False
+) -> SeriesError | None:
+    """The first difference between neighbours of a series, or None; the mend is a shorter series."""
+    for one, other in pairwise(checkpoints):
+        error = difference(one, other, ignored)
+        if error is None:
+            continue
+        if one.step is not None and "architecture" in (error.hint or ""):
+            error.hint = f"{error.hint}; to leave the later checkpoints out: --to-step {one.step}"
+        return error
+    return None

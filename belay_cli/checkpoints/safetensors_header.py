@@ -1,0 +1,174 @@
+"""The header of a safetensors file, read with distrust: nothing it claims is believed before it is checked.
+
+Layout: u64 little-endian length of the header, the header (JSON), the data. The header maps each name to
+dtype, shape and data_offsets [begin, end) relative to the data; `__metadata__` maps string to string.
+The data has no holes and no overlaps, so the size of the file follows from the header.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.storage import open_to_read, read_bytes
+from belay_cli.errors import CheckpointError
+
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_METADATA = "__metadata__"
+
+
+class Tensor(NamedTuple):
+    """A tensor in a file: dtype code, shape, and where its bytes begin in the data section."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One safetensors file, known from its header; sizes and offsets in bytes."""
+
+    path: Path
+    size: int
+    data_start: int
+    metadata: dict[str, str]
+    tensors: tuple[Tensor, ...]  # in the order of their bytes; shared between files with the same layout
+
+
+def read_header(path: Path) -> WeightFile:
+    """Read and check the header of a safetensors file. Raises CheckpointError, which names the file and the tensor."""
+    descriptor = open_to_read(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        return parse_header(path, size, _header_text(descriptor, size, path))
+    except IsADirectoryError as error:
+        raise CheckpointError("is a directory, not a safetensors file", file=path) from error
+    finally:
+        os.close(descriptor)
+
+
+def _header_text(descriptor: int, size: int, path: Path) -> bytes:
+    if size < 8:
+        raise CheckpointError(f"is {size} bytes, too short for a safetensors file", file=path, hint=_COPY_AGAIN)
+    length = int.from_bytes(read_bytes(descriptor, 8, 0, path), "little")
+    if length > LARGEST_HEADER:
+        raise CheckpointError(
+            f"claims a header of {length} bytes; safetensors allows {LARGEST_HEADER}",
+            file=path,
+            hint="it is not a safetensors file, or it is damaged",
+        )
+    if length > size - 8:
+        raise CheckpointError(
+            f"is cut short: its header of {length} bytes does not fit in {size} bytes",
+            file=path,
+            hint=_COPY_AGAIN,
+        )
+    return read_bytes(descriptor, length, 8, path)
+
+
+_COPY_AGAIN = "the file is incomplete; copy or save it again"
+
+
+def parse_header(path: Path, size: int, text: bytes) -> WeightFile:
+    """Check the header `text` of a file of `size` bytes."""
+    header = _parse_json(path, text)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError("has a header whose __metadata__ is not text by text", file=path)
+    tensors = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))
+    data_start = 8 + len(text)
+    _check_layout(path, size - data_start, tensors)
+    return WeightFile(path, size, data_start, metadata, _shared(tuple(tensors)))
+
+
+def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        if not text.startswith(b"{"):
+            raise ValueError("it does not start with {")
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CheckpointError(
+            f"has a header that is not valid JSON: {why}",
+            file=path,
+            hint="it is not a safetensors file, or damaged",
+        ) from error
+    return dict(header)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
+    return result
+
+
+def _tensor(path: Path, name: str, entry: Any) -> Tensor:
+    def lie(what: str) -> CheckpointError:
+        return CheckpointError(f"has a header that cannot be right: {name!r} {what}", file=path, tensor=name)
+
+    if not isinstance(entry, dict):
+        raise lie("is not described by an object")
+    code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(code, str) or code not in DTYPES:
+        raise lie(f"has the unknown dtype {code!r}")
+    if not _are_sizes(shape):
+        raise lie(f"has the shape {shape!r}")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise lie(f"has the data_offsets {offsets!r}")
+    begin, nbytes = offsets[0], offsets[1] - offsets[0]
+    bits = math.prod(shape) * DTYPES[code].bits
+    if bits != 8 * nbytes:
+        raise lie(f"is {shape_text(shape)} of {DTYPES[code].name}, {-(-bits // 8)} bytes, but has {nbytes}")
+    return Tensor(name, code, tuple(shape), begin, nbytes)
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    # Bounded, so that a product of sizes stays cheap whatever a header claims.
+    return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def _check_layout(path: Path, data_size: int, tensors: Iterable[Tensor]) -> None:
+    end = 0
+    for tensor in tensors:
+        if tensor.begin != end:
+            what = "overlaps the tensor before it" if tensor.begin < end else "leaves a hole before it"
+            raise CheckpointError(
+                f"has a header that cannot be right: {tensor.name!r} {what}", file=path, tensor=tensor.name
+            )
+        end += tensor.nbytes
+    if end > data_size:
+        raise CheckpointError(
+            f"is cut short: its tensors take {end} bytes, and {max(data_size, 0)} are there",
+            file=path,
+            hint=_COPY_AGAIN,
+        )
+    if end < data_size:
+        raise CheckpointError(f"has {data_size - end} bytes after its last tensor", file=path, hint=_COPY_AGAIN)
+
+
+@lru_cache(maxsize=512)
+def _shared(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The first tuple that equals this one: a series of many checkpoints keeps one copy of its layout."""
+    return tensors
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    """`2816×1024`; `a scalar` without dimensions."""
+    return "×".join(str(n) for n in shape) or "a scalar"

@@ -1,0 +1,114 @@
+"""The command line: one file a command, the options declared once, and the only place that catches.
+
+average   belay average, belay plan
+inspect   belay inspect
+options   the options
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from belay_cli import words
+from belay_cli._version import __version__
+from belay_cli.cli.average import average, plan
+from belay_cli.cli.inspect import inspect
+from belay_cli.console import Console
+from belay_cli.errors import BelayError, UsageError
+
+app = typer.Typer(
+    name="belay",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(average)
+app.command()(plan)
+app.command()(inspect)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        Console().line(f"belay {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def belay(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Average the checkpoints of a training run, by the dynamics of EMA and BELAY. No retraining."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that everything is cleaned up on the way out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit. 0 done, 1 a failure, 2 wrong usage, 130 interrupted, 143 terminated."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line. Returns the exit code; an error is printed as one line, or as JSON with --json."""
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    console, debug = Console(json="--json" in flags), "--debug" in flags
+    signal.signal(signal.SIGTERM, _terminate)
+    _encode_everything()
+    try:
+        code = app(args=arguments, prog_name="belay", standalone_mode=False)
+        if code == 130:  # how typer passes Ctrl-C on
+            raise KeyboardInterrupt
+        return int(code or 0)
+    except BelayError as error:
+        if debug:
+            raise
+        console.error(error)
+        return error.exit_code
+    except typer.TyperException as error:
+        return _usage(console, error)
+    except KeyboardInterrupt:
+        console.error(BelayError("interrupted", hint="no unfinished output is left behind"))
+        return 130
+    except Terminated:
+        console.error(BelayError("terminated", hint="no unfinished output is left behind"))
+        return 143
+    except Exception as error:
+        if debug:
+            raise
+        kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        console.error(BelayError(kind, hint="this is unexpected; --debug shows where it happened"))
+        return 1
+
+
+def _usage(console: Console, error: typer.TyperException) -> int:
+    if not error.format_message() or type(error).__name__ == "NoArgsIsHelpError":
+        return 2  # the help was the answer
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "belay"
+    console.error(UsageError(error.format_message().rstrip("."), hint=f"{command} --help"))
+    return 2
+
+
+def _encode_everything() -> None:
+    """A terminal or a log that is not UTF-8 gets plain signs instead of an error."""
+    codecs.register_error("belay", words.ascii_instead)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="belay")
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,120 @@
+"""Replay on the CPU: each thread takes a chunk through every checkpoint in buffers that stay in its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from belay_cli.checkpoints.storage import OpenFiles, read_into
+from belay_cli.engine.chunks import Chunk, Progress, Queue, Source, chunks, sources
+from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
+from belay_cli.engine.finite import explain
+from belay_cli.engine.write import OutputWriter
+from belay_cli.errors import BelayError
+from belay_cli.plan import Plan
+
+_POLL_SECONDS = 0.1
+
+
+class Lane:
+    """One thread's buffers and its share of the work."""
+
+    def __init__(self, plan: Plan, files: OpenFiles, writers: list[OutputWriter]) -> None:
+        self._plan = plan
+        self._files = files
+        self._writers = writers
+        n = plan.buffers.chunk
+        source_bytes, output_bytes = plan.itemsizes
+        self._read = np.empty(n * source_bytes, np.uint8)
+        self._written = np.empty(n * output_bytes, np.uint8)
+        self._wide = torch.empty(n, dtype=torch.float64)
+        self._acc = torch.empty(len(writers), n, dtype=torch.float64)
+        self.bytes_read = 0
+        self.failure: tuple[int, BelayError] | None = None
+
+    def work(self, queue: Queue) -> None:
+        """Take chunks until there are none. An error stops the queue, and is kept with its chunk's number."""
+        torch.set_num_threads(1)  # the chunks are the parallelism
+        for chunk in queue:
+            try:
+                self._copy(chunk) if chunk.tensor.copied else self._average(chunk)
+            except BelayError as error:
+                self.failure = (chunk.number, error)
+                queue.stop()
+            except BaseException:
+                queue.stop()
+                raise
+
+    def _fill(self, chunk: Chunk, source: Source) -> memoryview:
+        into = self._read.data[: chunk.nbytes(chunk.tensor.source_dtype)]
+        with self._files.descriptor(source.path) as descriptor:
+            read_into(descriptor, into, source.offset, source.path)
+        self.bytes_read += len(into)
+        return into
+
+    def _copy(self, chunk: Chunk) -> None:
+        (source,) = sources(self._plan, chunk)
+        data = self._fill(chunk, source)
+        for writer in self._writers:
+            self._write(writer, chunk, data)
+
+    def _average(self, chunk: Chunk) -> None:
+        tensor, n = chunk.tensor, chunk.elements
+        x = torch.from_numpy(self._read[: chunk.nbytes(tensor.source_dtype)]).view(TORCH_DTYPES[tensor.source_dtype])
+        acc = self._acc[:, :n]
+        started = [False] * len(self._writers)
+        for source in sources(self._plan, chunk):
+            self._fill(chunk, source)
+            wide = widen(x, self._wide[:n])
+            for k, coefficient in enumerate(source.coefficients):
+                if coefficient:
+                    accumulate(acc[k], wide, coefficient, first=not started[k])
+                    started[k] = True
+        bytes_out = self._written[: chunk.nbytes(tensor.dtype)]
+        out = torch.from_numpy(bytes_out).view(TORCH_DTYPES[tensor.dtype])
+        for k, writer in enumerate(self._writers):
+            finish(acc[k], out)
+            if not all_finite(out) and (error := explain(self._plan, chunk, k, self._files)):
+                raise error
+            self._write(writer, chunk, bytes_out.data)
+
+    def _write(self, writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
+        writer.write(chunk.tensor.shard, chunk.tensor.offset + chunk.begins(chunk.tensor.dtype), data)
+
+
+def replay_on_cpu(plan: Plan, writers: list[OutputWriter], progress: Progress) -> None:
+    """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
+    queue = Queue(chunks(plan, plan.buffers.chunk))
+    with OpenFiles() as files, _torch_threads_kept(), ThreadPoolExecutor(plan.buffers.threads) as threads:
+        lanes = [Lane(plan, files, writers) for _ in range(plan.buffers.threads)]
+        try:
+            running = [threads.submit(lane.work, queue) for lane in lanes]
+            _watch(running, lanes, progress)
+        finally:
+            queue.stop()  # an interrupt: the threads finish their chunk and no other
+    failures = [lane.failure for lane in lanes if lane.failure]
+    if failures:
+        raise min(failures, key=lambda failure: failure[0])[1]
+
+
+def _watch(running: list[Future[None]], lanes: list[Lane], progress: Progress) -> None:
+    pending = set(running)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_SECONDS)
+        progress(sum(lane.bytes_read for lane in lanes))
+        for future in done:
+            future.result()
+
+
+@contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Workers run torch with one thread each; a program that calls belay gets its own number back."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,252 @@
+"""Replay on a GPU: threads read into pinned buffers, one stream copies them over, another does the arithmetic.
+
+A slot is a pinned buffer and its twin on the device. While the arithmetic works on one slot, the next is being
+copied, and the ones after it are being read. Everything runs on the CPU as well, where each operation is
+finished when it returns; that twin is how the order of the steps is tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+
+from belay_cli.checkpoints.storage import OpenFiles, read_into
+from belay_cli.engine.chunks import Chunk, Progress, Source, chunks, sources
+from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
+from belay_cli.engine.finite import explain
+from belay_cli.engine.write import OutputWriter
+from belay_cli.errors import DeviceError
+from belay_cli.plan import Plan
+
+_LARGEST_CHUNK = 8 << 20  # elements
+_SMALLEST_CHUNK = 64 << 10
+_SHARE_OF_FREE = 0.8  # of the GPU memory that is free, what a replay takes at most
+_RESULTS = 2  # results under way: one being written while the next is computed
+
+
+class Mark:
+    """A point on a timeline, to wait for."""
+
+    def __init__(self, event: torch.cuda.Event | None) -> None:
+        self.event = event
+
+    def wait(self) -> None:
+        """Block this thread until the point is reached."""
+        if self.event is not None:
+            self.event.synchronize()
+
+
+class Timeline:
+    """A CUDA stream. On the CPU there is none, and nothing to wait for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def running(self) -> AbstractContextManager[object]:
+        """Operations inside go onto this timeline."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def mark(self) -> Mark:
+        """The point after everything that was asked for so far."""
+        return Mark(None if self._stream is None else self._stream.record_event())
+
+    def after(self, mark: Mark) -> None:
+        """What is asked for from now on begins after the mark."""
+        if self._stream is not None and mark.event is not None:
+            self._stream.wait_event(mark.event)
+
+
+class Slot:
+    """A pinned buffer and its twin on the device, and when each may be used again."""
+
+    def __init__(self, nbytes: int, device: torch.device) -> None:
+        self.host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self.device = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self.copied = Mark(None)  # the pinned buffer is free again
+        self.used = Mark(None)  # the one on the device is
+
+
+class Part(NamedTuple):
+    """One checkpoint's share of a chunk; `first` and `last` of its chunk."""
+
+    chunk: Chunk
+    source: Source
+    first: bool
+    last: bool
+
+
+class Pipeline:
+    """The buffers of a replay in chunks of n elements, and the steps on them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        writers: list[OutputWriter],
+        device: torch.device,
+        n: int,
+        files: OpenFiles,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._plan, self._writers, self._files, self._threads = plan, writers, files, threads
+        source_bytes, output_bytes = plan.itemsizes
+        self.slots = [Slot(n * source_bytes, device) for _ in range(_slots(plan))]
+        self._results = [[Slot(n * output_bytes, device) for _ in writers] for _ in range(_RESULTS)]
+        self._wide = torch.empty(n, dtype=torch.float64, device=device)
+        self._acc = torch.empty(len(writers), n, dtype=torch.float64, device=device)
+        self._copying, self._computing = Timeline(device), Timeline(device)
+        self._started = [False] * len(writers)
+        self._written: deque[list[Future[None]]] = deque()
+        self._finished = 0
+
+    def read(self, slot: Slot, part: Part) -> int:
+        """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
+        nbytes = part.chunk.nbytes(part.chunk.tensor.source_dtype)
+        slot.copied.wait()
+        with self._files.descriptor(part.source.path) as descriptor:
+            read_into(descriptor, slot.host.numpy().data[:nbytes], part.source.offset, part.source.path)
+        return nbytes
+
+    def add(self, slot: Slot, part: Part) -> None:
+        """Copy a filled slot to the device and add it to every output; after the last part, send the results off."""
+        chunk = part.chunk
+        if chunk.tensor.copied:
+            data = slot.host.numpy().data[: chunk.nbytes(chunk.tensor.dtype)]
+            for writer in self._writers:
+                _write(writer, chunk, data)
+            return
+        nbytes = chunk.nbytes(chunk.tensor.source_dtype)
+        self._copying.after(slot.used)
+        with self._copying.running():
+            slot.device[:nbytes].copy_(slot.host[:nbytes], non_blocking=True)
+        slot.copied = self._copying.mark()
+        self._computing.after(slot.copied)
+        with self._computing.running():
+            self._accumulate(slot.device[:nbytes].view(TORCH_DTYPES[chunk.tensor.source_dtype]), part)
+        slot.used = self._computing.mark()
+        if part.last:
+            self._send_results(chunk)
+
+    def _accumulate(self, x: torch.Tensor, part: Part) -> None:
+        if part.first:
+            self._started = [False] * len(self._writers)
+        n = part.chunk.elements
+        wide = widen(x, self._wide[:n])
+        for k, coefficient in enumerate(part.source.coefficients):
+            if coefficient:
+                accumulate(self._acc[k, :n], wide, coefficient, first=not self._started[k])
+                self._started[k] = True
+
+    def _send_results(self, chunk: Chunk) -> None:
+        if len(self._written) == _RESULTS:
+            self._wait_for_oldest()
+        results = self._results[self._finished % _RESULTS]
+        self._finished += 1
+        nbytes = chunk.nbytes(chunk.tensor.dtype)
+        with self._computing.running():
+            for k, slot in enumerate(results):
+                finish(self._acc[k, : chunk.elements], slot.device[:nbytes].view(TORCH_DTYPES[chunk.tensor.dtype]))
+                slot.host[:nbytes].copy_(slot.device[:nbytes], non_blocking=True)
+        done = self._computing.mark()
+        self._written.append(
+            [self._threads.submit(self._write_result, k, s, chunk, done) for k, s in enumerate(results)]
+        )
+
+    def _write_result(self, k: int, slot: Slot, chunk: Chunk, done: Mark) -> None:
+        done.wait()
+        host = slot.host[: chunk.nbytes(chunk.tensor.dtype)]
+        if not all_finite(host.view(TORCH_DTYPES[chunk.tensor.dtype])):
+            error = explain(self._plan, chunk, k, self._files)
+            if error is not None:
+                raise error
+        _write(self._writers[k], chunk, host.numpy().data)
+
+    def _wait_for_oldest(self) -> None:
+        for future in self._written.popleft():
+            future.result()
+
+    def drain(self) -> None:
+        """Wait until every result is written."""
+        while self._written:
+            self._wait_for_oldest()
+
+
+def _write(writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
+    writer.write(chunk.tensor.shard, chunk.tensor.offset + chunk.begins(chunk.tensor.dtype), data)
+
+
+def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress, device: torch.device) -> None:
+    """Run the plan on a GPU (or, for its twin, on the CPU). Raises DeviceError if not even small chunks fit."""
+    n = chunk_elements(plan, device)
+    with OpenFiles() as files, ThreadPoolExecutor(plan.buffers.threads + 1) as threads:
+        try:
+            pipeline, n = _allocate(plan, writers, device, n, files, threads)
+            _run(pipeline, _parts(plan, n), threads, progress)
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor, progress: Progress) -> None:
+    ahead: deque[tuple[Slot, Part, Future[int]]] = deque()
+    free = deque(pipeline.slots)
+    done = 0
+    while True:
+        while free and (part := next(parts, None)):
+            slot = free.popleft()
+            ahead.append((slot, part, threads.submit(pipeline.read, slot, part)))
+        if not ahead:
+            break
+        slot, part, reading = ahead.popleft()
+        done += reading.result()
+        pipeline.add(slot, part)
+        free.append(slot)
+        progress(done)
+    pipeline.drain()
+
+
+def _parts(plan: Plan, n: int) -> Iterator[Part]:
+    for chunk in chunks(plan, n):
+        found = sources(plan, chunk)
+        for i, source in enumerate(found):
+            yield Part(chunk, source, first=i == 0, last=i == len(found) - 1)
+
+
+def chunk_elements(plan: Plan, device: torch.device) -> int:
+    """As many elements as fit in `--max-memory` on the host and in the GPU memory that is free."""
+    if plan.options.chunk is not None:
+        return plan.options.chunk
+    source_bytes, output_bytes = plan.itemsizes
+    outputs = len(plan.outputs)
+    on_host = _slots(plan) * source_bytes + _RESULTS * outputs * output_bytes
+    n = min(_LARGEST_CHUNK, plan.buffers.limit // on_host)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        n = min(n, int(free * _SHARE_OF_FREE) // (on_host + 8 + 8 * outputs))
+    return max(_SMALLEST_CHUNK, n // 64 * 64)
+
+
+def _allocate(
+    plan: Plan,
+    writers: list[OutputWriter],
+    device: torch.device,
+    n: int,
+    files: OpenFiles,
+    threads: ThreadPoolExecutor,
+) -> tuple[Pipeline, int]:
+    """A pipeline of chunks of n elements, or of fewer if somebody took the memory meanwhile."""
+    while True:
+        try:
+            return Pipeline(plan, writers, device, n, files, threads), n
+        except torch.OutOfMemoryError as error:
+            if n <= _SMALLEST_CHUNK:
+                raise DeviceError(f"{device} has too little free memory", hint="--device cpu") from error
+            n = max(_SMALLEST_CHUNK, n // 2 // 64 * 64)
+
+
+def _slots(plan: Plan) -> int:
+    """One being computed, one being copied, and one for each reading thread."""
+    return 2 + plan.buffers.threads

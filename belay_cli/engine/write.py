@@ -1,0 +1,261 @@
+"""The writer: safetensors files, header first, built beside the target and put in place when they are whole.
+
+A finished output is complete; anything else is absent. Every file is built in a directory of its own next
+to the target, is synced, and only then renamed into place, the file by which loaders find the weights last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from belay_cli.checkpoints.storage import reason
+from belay_cli.errors import OutputError
+from belay_cli.plan import Plan, PlannedOutput
+from belay_cli.plan.make import copies_from
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks on directories, so nothing is cleaned up after a killed run
+    fcntl = None  # type: ignore[assignment]
+
+_LARGEST_WRITE = 1 << 30
+
+
+class OutputWriter:
+    """One output under construction. `write` may be called from several threads."""
+
+    def __init__(self, plan: Plan, output: PlannedOutput, fingerprints: Sequence[str]) -> None:
+        self._plan = plan
+        self._output = output
+        self._target = output.target
+        self._headers = plan.headers(output, fingerprints)
+        self._descriptors: list[int] = []
+        self._lock = -1
+        with self._errors_named():
+            self._directory, self._lock = _staging_directory(self._target.path)
+
+    def create(self) -> None:
+        """Create every weight file at its full size, header first. Raises OutputError if the disk is too small."""
+        with self._errors_named():
+            for head, shard in zip(self._headers, self._plan.shards, strict=True):
+                path = self._directory / shard.name
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+                self._descriptors.append(descriptor)
+                os.ftruncate(descriptor, len(head) + shard.nbytes)
+                _write_all(descriptor, memoryview(head), 0)
+
+    def write(self, shard: int, offset: int, data: memoryview) -> None:
+        """Put bytes at `offset` of the data of a shard."""
+        with self._errors_named():
+            _write_all(self._descriptors[shard], data, len(self._headers[shard]) + offset)
+
+    def start_writeback(self) -> None:
+        """Ask the kernel to begin writing what it holds back, so that the sync at the end has less to wait for."""
+        for descriptor in self._descriptors:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Add the files beside the weights, and wait until everything is on the disk."""
+        with self._errors_named():
+            while self._descriptors:
+                descriptor = self._descriptors.pop()
+                try:
+                    if self._plan.options.sync:
+                        os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            if not self._target.is_file:
+                self._add_companions()
+
+    def _add_companions(self) -> None:
+        for name in self._plan.copies:
+            path = self._directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(copies_from(self._plan.series) / name, path)
+            self._sync_path(path)
+        if entry := self._plan.index():
+            path = self._directory / entry[0]
+            path.write_bytes(entry[1])
+            self._sync_path(path)
+        self._sync_path(self._directory)
+
+    def _sync_path(self, path: Path) -> None:
+        if self._plan.options.sync and os.name == "posix":
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def put_in_place(self) -> None:
+        """Rename into place. A new directory appears at once; over an older output its weights vanish first."""
+        target = self._target
+        with self._errors_named():
+            if target.is_file:
+                _move_file(self._directory / self._plan.shards[0].name, target.path, replace=bool(target.replaced))
+                self.discard()
+            elif not target.replaced and not _has_entries(target.path):
+                self._directory.rename(target.path)
+                self._unlock()
+            else:
+                self._replace_in_directory()
+                self.discard()
+            self._sync_path(target.path.absolute().parent)
+
+    def _replace_in_directory(self) -> None:
+        target = self._target.path
+        target.mkdir(exist_ok=True)
+        for name in sorted(self._target.replaced, key=lambda name: not name.endswith(".json")):
+            (target / name).unlink(missing_ok=True)  # an index first: without it no loader takes the shards
+        entry = self._plan.index()
+        weights = [shard.name for shard in self._plan.shards] + ([entry[0]] if entry else [])
+        for name in [*self._plan.copies, *weights]:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _move_file(self._directory / name, target / name, replace=False)
+        self._sync_path(target)
+
+    def discard(self) -> None:
+        """Remove whatever was built and is not in place."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written: {reason(error)}", file=self._target.path, hint="nothing was left behind"
+            ) from error
+
+
+@contextlib.contextmanager
+def staged_outputs(plan: Plan, fingerprints: Sequence[str]) -> Iterator[list[OutputWriter]]:
+    """A writer for each output of the plan. On leaving: all in place, or, after any exception, none left behind."""
+    _check_space(plan)
+    writers: list[OutputWriter] = []
+    try:
+        for output in plan.outputs:
+            with _signals_held():  # from here on there is something to remove
+                writers.append(OutputWriter(plan, output, fingerprints))
+            writers[-1].create()
+        yield writers
+        for writer in writers:
+            writer.sync()
+        with _signals_held():
+            for writer in writers:
+                writer.put_in_place()
+    except BaseException:
+        for writer in writers:
+            writer.discard()
+        raise
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of the block, so that nothing is left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {s: signal.signal(s, lambda number, frame: held.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        for number in held:
+            signal.raise_signal(number)
+
+
+def _check_space(plan: Plan) -> None:
+    """Raise OutputError if the disk lacks the room, before anything is read. Outputs on one disk add up."""
+    needed: dict[int, int] = {}
+    for output in plan.outputs:
+        parent = output.target.path.absolute().parent
+        device = parent.stat().st_dev
+        needed[device] = needed.get(device, 0) + sum(plan.files(output).values())
+        free = shutil.disk_usage(parent).free
+        if needed[device] > free:
+            raise OutputError(
+                f"cannot be written: it takes {needed[device] / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB free",
+                file=output.target.path,
+                hint="make room, or write somewhere else: -o",
+            )
+
+
+def _staging_directory(target: Path) -> tuple[Path, int]:
+    """A new directory beside the target, with a lock that says a living process owns it."""
+    parent = target.absolute().parent
+    _remove_abandoned(parent, target.name)
+    while True:
+        directory = parent / f".{target.name}.belay-{secrets.token_hex(4)}"
+        directory.mkdir()
+        lock = _lock(directory)
+        if directory.exists():  # else another run took it for abandoned, before the lock
+            return directory, lock
+
+
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove what runs that were killed left behind for the same target: nobody holds its lock."""
+    if fcntl is None:
+        return
+    prefix = f".{name}.belay-"
+    for directory in [entry for entry in parent.iterdir() if entry.name.startswith(prefix)]:
+        with contextlib.suppress(OSError):
+            lock = _lock(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(directory: Path) -> int:
+    if fcntl is None:
+        return -1
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(descriptor, data[done : done + _LARGEST_WRITE], offset + done)
+
+
+def _move_file(source: Path, target: Path, *, replace: bool) -> None:
+    """Rename; without `replace`, never over a file that appeared meanwhile."""
+    if not replace:
+        try:
+            os.link(source, target)
+            source.unlink()
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if target.exists():
+                raise FileExistsError(17, "file exists") from None
+    source.replace(target)
+
+
+def _has_entries(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())

@@ -1,0 +1,69 @@
+"""Every error that belay raises on purpose.
+
+BelayError              exit 1   a failure: what happened, to which file and tensor, and the mend
+├── UsageError          exit 2   an option, or a combination of options, that cannot be right
+├── CheckpointError              one checkpoint cannot be read: absent, cut short, or its header lies
+├── SeriesError                  the checkpoints are not one series: keys, shapes, dtypes, steps, order
+├── NumericError                 a weight is not finite, or an average overflows the output's dtype
+├── DeviceError                  the device asked for is not there, or has too little memory
+└── OutputError                  the output exists, lies in the way, or cannot be written
+
+An error is made once, at the place that knows the file and the tensor; only `belay_cli.cli` catches.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class BelayError(Exception):
+    """A failure that a person can act on.
+
+    `message` is one line without the file's name; `file` and `tensor` say where; `hint` is the mend.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else os.fspath(file)
+        self.tensor = tensor
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = "" if self.file is None else f"{self.file}: "
+        return f"{where}{self.message}"
+
+
+class UsageError(BelayError):
+    """An option, or a combination of options, that cannot be right."""
+
+    exit_code = 2
+
+
+class CheckpointError(BelayError):
+    """One checkpoint cannot be read."""
+
+
+class SeriesError(BelayError):
+    """The checkpoints do not form one series."""
+
+
+class NumericError(BelayError):
+    """A value that is not finite, or that the output's dtype cannot hold."""
+
+
+class DeviceError(BelayError):
+    """The device asked for is not there, or is too small."""
+
+
+class OutputError(BelayError):
+    """The output cannot be written."""

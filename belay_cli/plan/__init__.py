@@ -1,0 +1,13 @@
+"""The plan: everything that is decided before a weight is read, frozen.
+
+policies    which tensors are averaged, taken from the last checkpoint, or dropped
+layout      which tensor lies in which file of the output, and where
+target      what stands where the output is to go
+buffers     threads, chunks and memory
+warnings    what a person should know before trusting the average
+"""
+
+from belay_cli.plan.make import Plan, PlannedOutput, PlanOptions, make_plan
+from belay_cli.plan.policies import Policies
+
+__all__ = ["Plan", "PlanOptions", "PlannedOutput", "Policies", "make_plan"]

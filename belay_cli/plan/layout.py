@@ -1,0 +1,112 @@
+"""The bytes of the output before there are any: which tensor lies in which file, where, and every header."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.errors import UsageError
+
+DEFAULT_SHARD_SIZE = "5GB"
+
+_SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the output: what becomes of it, and where it goes. `dtype` is a safetensors code.
+
+    `offset` counts bytes from the start of the data of its shard.
+    """
+
+    name: str
+    action: str
+    source_dtype: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    nbytes: int
+    shard: int = 0
+    offset: int = 0
+
+    @property
+    def copied(self) -> bool:
+        """Whether the bytes of the last checkpoint are taken as they are."""
+        return self.action == "last" and self.source_dtype == self.dtype
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file: its name and the size of its data in bytes."""
+
+    name: str
+    nbytes: int
+
+
+def parse_size(text: str, option: str) -> int:
+    """`5GB`, `500MB`, `2GiB`, `1000000` -> bytes, above 0. Raises UsageError, naming `option`."""
+    match = _SIZE.fullmatch(text)
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise UsageError(f"{option} '{text}' is not a size", hint="write 5GB, 500MB or 2GiB")
+    base = 1024 if match[3] else 1000
+    return int(number * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def lay_out(
+    tensors: Sequence[PlannedTensor], stem: str, largest: int | None
+) -> tuple[list[PlannedTensor], list[Shard]]:
+    """Place tensors into shards of at most `largest` bytes of data (None: one file), in the order given.
+
+    The Hub's convention: a shard is filled until the next tensor does not fit; a tensor larger than
+    `largest` has a shard to itself. Inside a shard wide dtypes go first, so that every tensor is aligned.
+    """
+    groups: list[list[PlannedTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if largest is not None and groups[-1] and filled + tensor.nbytes > largest:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += tensor.nbytes
+    placed, shards = [], []
+    for number, group in enumerate(groups):
+        offset = 0
+        for tensor in sorted(group, key=lambda tensor: -DTYPES[tensor.dtype].bits):
+            placed.append(replace(tensor, shard=number, offset=offset))
+            offset += tensor.nbytes
+        name = f"{stem}.safetensors"
+        if len(groups) > 1:
+            name = f"{stem}-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        shards.append(Shard(name, offset))
+    return placed, shards
+
+
+def header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors header with its length field, padded with spaces so that the data is aligned to 8 bytes."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    for tensor in tensors:
+        entries[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": [tensor.offset, tensor.offset + tensor.nbytes],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def index(tensors: Sequence[PlannedTensor], shards: Sequence[Shard]) -> bytes:
+    """The index of a sharded output, in the Hub's form."""
+    owners = {tensor.name: shards[tensor.shard].name for tensor in tensors}
+    content = {
+        "metadata": {"total_size": sum(shard.nbytes for shard in shards)},
+        "weight_map": dict(sorted(owners.items())),
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

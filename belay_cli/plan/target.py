@@ -1,0 +1,116 @@
+"""What stands where an output is to go, and which of it belay may replace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
+from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
+from belay_cli.errors import CheckpointError, OutputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one output goes. `replaced` are names in `path` (or `path` itself, for a file) that belay wrote before."""
+
+    path: Path
+    is_file: bool
+    replaced: tuple[str, ...] = ()
+
+
+def default_output(series: Series) -> Path:
+    """`belay-average.safetensors` for files, `belay-average` for directories, in the current directory."""
+    return Path("belay-average.safetensors" if series.last.directory is None else "belay-average")
+
+
+def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
+    """Look at what is there. Raises OutputError if it may not be replaced, or the path cannot be an output."""
+    is_file = path.suffix == SUFFIX
+    _keep_clear_of_inputs(path, series)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise OutputError("cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {parent}")
+    if not path.exists() and not path.is_symlink():
+        return Target(path, is_file)
+    if is_file:
+        return _existing_file(path, overwrite)
+    return _existing_directory(path, overwrite)
+
+
+def _keep_clear_of_inputs(path: Path, series: Series) -> None:
+    target = path.resolve()
+    for checkpoint in series.checkpoints:
+        given = checkpoint.path.resolve()
+        sources = [given, *(file.path.resolve() for file in checkpoint.files)]
+        if target in sources or (given.is_dir() and target.is_relative_to(given)):
+            raise OutputError(f"lies inside the input {checkpoint.path}", file=path, hint="write somewhere else: -o")
+        if any(source.is_relative_to(target) for source in sources):
+            raise OutputError(f"holds the input {checkpoint.path}", file=path, hint="write somewhere else: -o")
+
+
+def _existing_file(path: Path, overwrite: bool) -> Target:
+    if not path.is_file() or _written_by_belay(path) is None:
+        raise OutputError("exists, and belay did not write it", file=path, hint="write somewhere else: -o")
+    if not overwrite:
+        raise _exists(path)
+    return Target(path, True, (path.name,))
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError("exists", file=path, hint="say --overwrite, or write somewhere else: -o")
+
+
+def _existing_directory(path: Path, overwrite: bool) -> Target:
+    if not path.is_dir():
+        raise OutputError("exists and is not a directory", file=path, hint="write somewhere else: -o")
+    entries = sorted(entry.name for entry in path.iterdir())
+    if not entries:
+        return Target(path, False)
+    if not overwrite:
+        raise _exists(path)
+    ours: set[str] = set()
+    for name in entries:
+        if name.endswith(SUFFIX):
+            file = _written_by_belay(path / name)
+            if file is None:
+                raise OutputError(
+                    f"holds {name}, which belay did not write", file=path, hint="write somewhere else: -o"
+                )
+            ours |= {name, *_recorded_copies(file)}
+    if ours:
+        ours |= {name for name in entries if name.endswith(INDEX_SUFFIX)}
+    return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
+
+
+def _written_by_belay(path: Path) -> WeightFile | None:
+    try:
+        file = read_header(path)
+    except CheckpointError:
+        return None
+    return file if "belay.version" in file.metadata else None
+
+
+def _recorded_copies(file: WeightFile) -> list[str]:
+    """The names that the output's own record lists as copied; anything that would lead outside is passed over."""
+    try:
+        names = json.loads(file.metadata.get("belay.copies", "[]"))
+    except ValueError:
+        return []
+    if not isinstance(names, list):
+        return []
+    return [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+
+
+def refuse_foreign(target: Target, names: Iterable[str]) -> None:
+    """Raise OutputError if one of the files to be written stands there already and is not belay's."""
+    if target.is_file:
+        return
+    for name in names:
+        if name not in target.replaced and (target.path / name).exists():
+            raise OutputError(
+                f"holds {name}, which belay did not write", file=target.path, hint="write somewhere else: -o"
+            )

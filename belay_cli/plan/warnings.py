@@ -1,0 +1,80 @@
+"""What a person should know before trusting an average, each with the option that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.checkpoint import is_adapter
+from belay_cli.plan.layout import PlannedTensor
+from belay_cli.plan.policies import AVERAGE
+from belay_cli.rules import Rule
+from belay_cli.rules.dynamics import Float64Array
+from belay_cli.rules.half_life import mean_spacing
+
+NEARLY_ONE = 0.95  # of the weight, on one checkpoint
+LEANING = 0.2  # of the weight, on the first
+SHORT = 0.25  # checkpoints, as a half-life
+
+
+def rule_warnings(series: Series, rule: Rule, c: Float64Array) -> Iterator[str]:
+    """About the coefficients c, [T]."""
+    count = len(series.checkpoints)
+    if count == 1:
+        yield "one checkpoint only: the average is a copy of it"
+        return
+    spacing = mean_spacing(series.ticks)
+    if rule.unit == "step" and rule.half_life < SHORT * spacing:
+        yield (
+            f"the half-life, {rule.half_life:.4g} steps, is {rule.half_life / spacing:.2g} of the distance between "
+            "checkpoints: what lies between them is guessed; a longer one: --half-life 2checkpoints"
+        )
+    heaviest = int(c.argmax())
+    if c[heaviest] > NEARLY_ONE:
+        name = series.checkpoints[heaviest].name
+        yield f"the average is nearly {name} alone ({c[heaviest]:.1%}); {_mend(rule, heaviest == 0)}"
+    elif c[0] > LEANING and c[0] > 2 / count:
+        name = series.checkpoints[0].name
+        yield f"the average leans on the first checkpoint, {name} ({c[0]:.1%}); {_mend(rule, True)}"
+    feedback, decay = rule.dynamics.feedback, rule.dynamics.decay
+    if feedback > 0 and rule.dynamics.curvature == 0:
+        stays = feedback * decay / (1 + feedback * decay)
+        yield (
+            f"without curvature {stays:.0%} of the weight stays on the first checkpoint however long the series is; "
+            "let go of it with --curvature 1"
+        )
+
+
+def _mend(rule: Rule, too_long: bool) -> str:
+    if not too_long:
+        return "take a longer --half-life, such as 3checkpoints"
+    if rule.dynamics.feedback > 0:
+        return "take a shorter --half-life or a larger --curvature"
+    return "take a shorter --half-life" + ("" if rule.debias or rule.dynamics.inertia else ", or --debias")
+
+
+def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[str]:
+    """About what is averaged."""
+    averaged = [tensor.name for tensor in tensors if tensor.action == AVERAGE]
+    if not averaged:
+        yield "no tensor is averaged: the output is the last checkpoint"
+    statistics = [name for name in averaged if name.endswith(("running_mean", "running_var"))]
+    if statistics:
+        yield (
+            f"BatchNorm statistics are averaged like weights ({statistics[0]} and {len(statistics) - 1} more); "
+            "re-estimate them on training data: torch.optim.swa_utils.update_bn"
+        )
+    if is_adapter(series.last):
+        yield (
+            "these are adapters: their factors A and B are averaged apart, which is not the average of the "
+            "updates B·A they stand for; merge each into its model first for that"
+        )
+
+
+def identical_warnings(series: Series, fingerprints: Sequence[str]) -> Iterator[str]:
+    """About checkpoints that hold the same weights: usually one of them was saved or uploaded wrongly."""
+    first: dict[str, str] = {}
+    for checkpoint, mark in zip(series.checkpoints, fingerprints, strict=True):
+        other = first.setdefault(mark, checkpoint.name)
+        if other != checkpoint.name:
+            yield f"{checkpoint.name} has the same content as {other}: was it saved or downloaded wrongly?"

@@ -1,0 +1,55 @@
+"""The same dynamics written as they are defined: tick by tick, on the weights themselves.
+
+This is the second definition of every rule. It is far slower than the coefficients and shares no code
+with them, which makes it the witness in tests and in verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from belay_cli.rules.dynamics import Dynamics, Float64Array
+
+
+def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Iterator[Float64Array]:
+    """Yield the EMA weights e, [n], at the first tick and after each one that follows.
+
+    ticks: [T] rising; weights: [T, n], any float dtype of numpy (longdouble for more digits).
+    """
+    alpha, mu = dynamics.spring, dynamics.inertia
+    beta, kappa = dynamics.feedback * dynamics.a, dynamics.curvature * dynamics.a
+    w = weights[0]
+    x, e, v = w, w, np.zeros_like(w)
+    yield e
+    for j in range(1, len(ticks)):
+        n = ticks[j] - ticks[j - 1]
+        delta = (weights[j] - weights[j - 1]) / n
+        for _ in range(n):
+            x = x + delta - kappa * (x - w) + beta * (e - x)
+            w = w + delta
+            v = mu * v + alpha * (x - e)
+            e = e + v
+            yield e
+        w = weights[j]  # what is recorded, rather than n additions of δ
+
+
+def replay_weights(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Float64Array:
+    """The EMA weights after the last tick. [T], [T, n] -> [n]."""
+    e = weights[0]
+    for e in replay_ticks(dynamics, ticks, weights):  # noqa: B007
+        pass
+    return np.asarray(e)
+
+
+def debiased_ema_weights(a: float, ticks: Sequence[int], weights: Float64Array) -> Float64Array:
+    """The debiased EMA: e_0 = a·w_0, and the sum of its weights carried along to divide by. [T], [T, n] -> [n]."""
+    e, total = a * weights[0], a
+    for j in range(1, len(ticks)):
+        n = ticks[j] - ticks[j - 1]
+        for k in range(1, n + 1):
+            w = weights[j - 1] + (weights[j] - weights[j - 1]) * (k / n)
+            e = e + a * (w - e)
+            total = total + a * (1.0 - total)
+    return np.asarray(e / total)

@@ -1,0 +1,78 @@
+"""Data flows one way: which part of the package may import which."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "belay_cli"
+
+# part -> the parts it may import, beside errors and _version, which anyone may
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "_version": set(),
+    "words": set(),
+    "rules": set(),
+    "checkpoints": set(),
+    "provenance": {"checkpoints", "rules"},
+    "plan": {"checkpoints", "rules", "provenance"},
+    "engine": {"checkpoints", "plan"},
+    "report": {"plan"},
+    "console": {"checkpoints", "plan", "report", "rules", "words"},
+    "api": {"checkpoints", "rules", "plan", "engine", "report"},
+    "cli": {"api", "checkpoints", "plan", "report", "rules", "console", "words"},
+    "__init__": {"api"},
+    "__main__": {"cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("belay_cli"):
+            names = [node.module] if node.module != "belay_cli" else [f"belay_cli.{a.name}" for a in node.names]
+            found |= {name.split(".")[1] for name in names}
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("belay_cli.")}
+    return found
+
+
+def modules_of(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_each_part_imports_only_what_it_may(part):
+    for path in modules_of(part):
+        assert imports(path) <= MAY_IMPORT[part] | {part, "errors", "_version"}, path
+
+
+def test_every_part_is_listed():
+    parts = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").exists()}
+    assert parts == set(MAY_IMPORT)
+
+
+def test_the_arithmetic_imports_nothing_of_the_package():
+    assert imports(PACKAGE / "engine/contract.py") == set()
+
+
+def test_only_the_command_line_catches_everything():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "Exception":
+                assert path == PACKAGE / "cli/__init__.py"
+
+
+@pytest.mark.parametrize("module", ["belay_cli.rules", "belay_cli.checkpoints", "belay_cli.plan", "belay_cli.cli"])
+def test_torch_is_imported_only_by_a_replay(module):
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_importing_the_package_costs_nothing():
+    program = "import sys, belay_cli; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,333 @@
+"""The writer: complete and exact, or absent, whatever breaks; and never over what belay did not write."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from belay_cli import average
+from belay_cli.errors import OutputError
+from tests.conftest import belay_process, everything_in, make_files, make_run, tensors
+
+
+def test_a_new_directory_is_a_hub_directory(tmp_path):
+    average([make_run(tmp_path / "run")], "out", max_shard_size="1500")
+    assert everything_in(Path("out")) == [
+        "config.json",
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
+    assert json.loads(Path("out/config.json").read_text())["step"] == 400
+    index = json.loads(Path("out/model.safetensors.index.json").read_text())
+    loaded = {name: load_file(f"out/{file}")[name] for name, file in index["weight_map"].items()}
+    assert set(loaded) == set(tensors())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in loaded.values())
+    assert os.listdir(".") == ["out"]
+
+
+def test_files_and_directories_have_the_usual_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        average([make_run(tmp_path / "run")], "out")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path("out").stat().st_mode) == 0o750
+    assert stat.S_IMODE(Path("out/model.safetensors").stat().st_mode) == 0o640
+
+
+def test_tensors_are_aligned_and_the_library_reads_them(tmp_path):
+    for i in range(3):
+        odd = {
+            "b": torch.ones(3, dtype=torch.bool),
+            "h": torch.ones(3, dtype=torch.float16),
+            "d": torch.ones(1).double(),
+        }
+        save_file(odd, tmp_path / f"step-{i}.safetensors")
+    average([tmp_path], "out.safetensors")
+    content = Path("out.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0
+    header = json.loads(content[8 : 8 + length])
+    assert [name for name in header if name != "__metadata__"] == ["d", "h", "b"]
+    assert {k: v.tolist() for k, v in load_file("out.safetensors").items()} == {
+        "b": [True] * 3,
+        "h": [1.0] * 3,
+        "d": [1.0],
+    }
+
+
+class Break:
+    """Fails at the n-th call of any of these functions of os, and counts calls."""
+
+    NAMES = ("mkdir", "ftruncate", "pwrite", "fsync", "rename", "link", "replace", "unlink")
+
+    def __init__(self, monkeypatch, at, error):
+        self.calls, self.at, self.error = 0, at, error
+        for name in self.NAMES:
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
+
+    def wrap(self, function):
+        def wrapped(*arguments, **keywords):
+            if any(frame in sys._getframe(1).f_code.co_filename for frame in ("shutil", "pytest", "threading")):
+                return function(*arguments, **keywords)  # the clean-up itself
+            self.calls += 1
+            if self.calls == self.at:
+                raise self.error
+            return function(*arguments, **keywords)
+
+        return wrapped
+
+
+def run_broken(tmp_path, at, error, target, **options):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        broken = Break(monkeypatch, at, error)
+        try:
+            average([tmp_path / "run"], target, **options)
+        except (OutputError, KeyboardInterrupt):
+            return broken.calls, False
+        return broken.calls, True
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("target", ["out", "out.safetensors"])
+def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path, target, error):
+    make_run(tmp_path / "run")
+    options = {"max_shard_size": "1500"} if target == "out" else {}
+    average([tmp_path / "run"], "whole" + target[3:], **options)
+    whole = everything_in(Path("whole")) if target == "out" else None
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        calls, finished = run_broken(tmp_path, at, error, target, **options)
+        left = {name for name in os.listdir(".") if not name.startswith("whole")}
+        assert left <= {target}, f"step {at} of {calls}"
+        if left and target == "out":
+            assert everything_in(Path("out")) == whole
+        if left:
+            shutil.rmtree("out") if target == "out" else os.unlink(target)
+    assert at > 8
+
+
+def loads(directory):
+    """Whether a loader would find weights there: a single file, or an index with all its shards."""
+    index = Path(directory, "model.safetensors.index.json")
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return all(Path(directory, name).exists() for name in names)
+
+
+@pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900"), ("5GB", "5GB")])
+def test_overwriting_never_leaves_a_mixture(tmp_path, old, new):
+    make_run(tmp_path / "run")
+    average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
+    expected = {name: Path("new", name).read_bytes() for name in everything_in(Path("new"))}
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        shutil.rmtree("out", ignore_errors=True)
+        average([tmp_path / "run"], "out", max_shard_size=old)
+        before = {name: Path("out", name).read_bytes() for name in everything_in(Path("out"))}
+        error = OSError(errno.EIO, "Input/output error")
+        _, finished = run_broken(tmp_path, at, error, "out", method="belay", max_shard_size=new, overwrite=True)
+        after = {name: Path("out", name).read_bytes() for name in everything_in(Path("out"))}
+        if loads("out"):
+            assert after in (before, expected), f"step {at}"
+        assert sorted(os.listdir(".")) == ["new", "out"]
+    assert after == expected
+
+
+def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path):
+    run = make_run(tmp_path / "run")
+    average([run], "out", max_shard_size="900")
+    Path("out/notes.md").write_text("mine")
+    Path("out/logs").mkdir()
+    (run / "checkpoint-400/tokenizer.json").unlink()
+    with pytest.raises(OutputError, match="out: exists"):
+        average([run], "out")
+    average([run], "out", overwrite=True)
+    assert everything_in(Path("out")) == ["config.json", "logs", "model.safetensors", "notes.md"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "config.json"])
+def test_foreign_files_are_never_replaced(tmp_path, name):
+    run = make_run(tmp_path / "run")
+    Path("out").mkdir()
+    if name.endswith(".safetensors"):
+        save_file(tensors(), f"out/{name}")
+    else:
+        Path("out", name).write_text("mine")
+    content = Path("out", name).read_bytes()
+    with pytest.raises(OutputError, match=f"out: holds {name}, which belay did not write"):
+        average([run], "out", overwrite=True)
+    assert Path("out", name).read_bytes() == content
+
+
+def test_a_foreign_file_is_not_overwritten(tmp_path):
+    paths = make_files(tmp_path)
+    save_file(tensors(), "mine.safetensors")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="mine.safetensors: exists, and belay did not write it"):
+            average(paths, "mine.safetensors", overwrite=overwrite)
+    average(paths, "ours.safetensors")
+    with pytest.raises(OutputError, match="ours.safetensors: exists"):
+        average(paths, "ours.safetensors")
+    average(paths, "ours.safetensors", overwrite=True, decay=0.5)
+
+
+def test_a_recorded_copy_cannot_lead_out_of_the_output(tmp_path):
+    run = make_run(tmp_path / "run")
+    Path("precious.json").write_text("mine")
+    Path("out").mkdir()
+    metadata = {"belay.version": "0", "belay.copies": json.dumps(["../precious.json", "/etc/hostname", "..", 5])}
+    save_file(tensors(), "out/model.safetensors", metadata=metadata)
+    average([run], "out", overwrite=True)
+    assert Path("precious.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("run/checkpoint-200/average", "lies inside the input"),
+        ("run/checkpoint-200", "lies inside the input"),
+        ("run", "holds the input"),
+        ("run/checkpoint-200/model.safetensors", "lies inside the input"),
+        ("nowhere/out", "its directory does not exist"),
+    ],
+)
+def test_outputs_that_lie_wrong(tmp_path, monkeypatch, output, message):
+    make_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(tmp_path)
+    with pytest.raises(OutputError, match=message):
+        average(["run"], output, overwrite=True)
+    assert everything_in(tmp_path) == before
+
+
+def test_an_output_that_is_an_input_file(tmp_path):
+    paths = make_files(tmp_path)
+    with pytest.raises(OutputError, match="lies inside the input"):
+        average(paths, paths[1], overwrite=True)
+    with pytest.raises(OutputError, match="holds the input"):
+        average(paths, tmp_path, overwrite=True)
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    Path("out").mkdir()
+    average([make_run(tmp_path / "run")], "out")
+    assert loads("out")
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+    paths = make_files(tmp_path)
+    link = os.link
+
+    def appears(source, target, **keywords):
+        Path("out.safetensors").write_text("somebody else's")
+        link(source, target, **keywords)
+
+    monkeypatch.setattr(os, "link", appears)
+    with pytest.raises(OutputError, match="cannot be written: file exists"):
+        average(paths, "out.safetensors")
+    assert Path("out.safetensors").read_text() == "somebody else's"
+    assert os.listdir(".") == ["out.safetensors"]
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refused(source, target, **keywords):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    average(make_files(tmp_path), "out.safetensors")
+    assert os.listdir(".") == ["out.safetensors"]
+
+
+def test_a_directory_that_may_not_be_written(tmp_path):
+    paths = make_files(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        average(paths, "/proc/out.safetensors")
+    assert caught.value.message.startswith("cannot be written:")
+
+
+def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OutputError, match="it takes 0.0 MB, and the disk has 0.0 MB free"):
+        average(make_files(tmp_path), "out.safetensors")
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """A real limit of the kernel's, met in the middle of a write."""
+    for i in range(2):
+        save_file({"w": torch.randn(1 << 20)}, tmp_path / f"step-{i}.safetensors")
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+        "from belay_cli.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, "average", str(tmp_path), "-o", "out.safetensors", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "belay: out.safetensors: cannot be written: file too large\n       nothing was left behind\n"
+    assert os.listdir(".") == []
+
+
+def slow_run(tmp_path, *options):
+    """A process in the middle of a replay: its staging directory is there."""
+    for i in range(4):
+        save_file({f"w{j}": torch.randn(1 << 19) for j in range(16)}, tmp_path / f"step-{i}.safetensors")
+    command = [sys.executable, "-m", "belay_cli", "average", str(tmp_path), "-o", "out.safetensors", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(name.startswith(".out") for name in os.listdir(".")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals(tmp_path, number, code, word):
+    process = slow_run(tmp_path, "--threads", "1", "-q")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:  # it was faster
+        assert out == "out.safetensors\n"
+        return
+    assert (process.returncode, out) == (code, "")
+    assert err == f"belay: {word}\n       no unfinished output is left behind\n"
+    assert os.listdir(".") == []
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    process = slow_run(tmp_path, "--threads", "1")
+    process.kill()
+    process.communicate()
+    left = os.listdir(".")
+    Path(".other.safetensors.belay-1").mkdir()
+    done = belay_process("average", tmp_path, "-o", "out.safetensors", "-q", "--overwrite")
+    assert (done.returncode, done.stderr) == (0, ""), left
+    assert sorted(os.listdir(".")) == [".other.safetensors.belay-1", "out.safetensors"]
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(tmp_path):
+    process = slow_run(tmp_path, "--threads", "1", "-q")
+    other = belay_process("average", tmp_path, "-o", "out.safetensors", "-q")
+    process.communicate(timeout=60)
+    assert sorted([process.returncode, other.returncode]) == [0, 1]
+    assert os.listdir(".") == ["out.safetensors"]
+    assert len(load_file("out.safetensors")) == 16
