@@ -16,7 +16,7 @@ from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.fingerprint import file_fingerprint, fingerprint
 from belay_cli.checkpoints.safetensors_header import read_header
 from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
-from belay_cli.checkpoints.storage import OpenFiles
+from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
 from tests.conftest import make_files, make_run, raw_safetensors, shard, tensors
 
@@ -412,15 +412,15 @@ def test_the_fingerprint_of_shards(tmp_path):
 
 def test_few_files_stay_open(tmp_path):
     paths = make_files(tmp_path, steps=range(20))
+    open_before = len(os.listdir("/proc/self/fd"))
+    buffer = bytearray(8)
     with OpenFiles(limit=3) as files:
-        for path in [*paths, *paths]:
-            with files.descriptor(path) as one, files.descriptor(path) as again:
-                assert one == again
-                assert os.pread(one, 8, 0) == path.read_bytes()[:8]
-            assert len(files._open) <= 3
-        with files.descriptor(paths[0]):
-            assert any(path == paths[0] for path in files._open)
-    assert not files._open
+        for path in [*paths, *paths, paths[-1]]:
+            files.read_into(path, memoryview(buffer), 4)
+            assert buffer == path.read_bytes()[4:12]
+            assert len(os.listdir("/proc/self/fd")) <= open_before + 3
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert 1 <= open_files(1_000_000) <= open_files(2) <= open_files(1) <= 4096
 
 
 def test_errors_name_the_file():

@@ -205,7 +205,7 @@ def test_the_twin_of_the_gpu_finds_what_is_not_finite(tmp_path):
 def test_a_gpu_without_memory_gets_smaller_chunks_and_then_an_error(tmp_path, monkeypatch):
     sizes = []
 
-    def exhausted(plan, writers, device, n, files, threads):
+    def exhausted(plan, writers, device, n, threads):
         sizes.append(n)
         raise torch.OutOfMemoryError
 

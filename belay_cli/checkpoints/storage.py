@@ -1,16 +1,13 @@
 """Positioned reads from the files that hold checkpoints.
 
-One descriptor serves all threads; how many stay open at once is bounded, because a series of two hundred
-checkpoints of thirty shards is more than a process may have.
+How many stay open at once is bounded, because a series of two hundred checkpoints of thirty shards is more than
+a process may have.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -58,34 +55,24 @@ def read_bytes(descriptor: int, count: int, offset: int, path: Path) -> bytes:
 
 
 class OpenFiles:
-    """Descriptors of files being read, shared by threads; at most `limit` of the idle ones are kept open."""
+    """The files that one thread reads, kept open: at most `limit`, then the one used longest ago is closed.
 
-    def __init__(self, limit: int | None = None) -> None:
-        self._limit = _descriptors_to_keep() if limit is None else limit
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, tuple[int, int]] = OrderedDict()  # path -> descriptor, users
+    Each thread has its own, so that none closes what another is reading.
+    """
 
-    @contextlib.contextmanager
-    def descriptor(self, path: Path) -> Iterator[int]:
-        """The file's descriptor, valid inside the `with`."""
-        with self._lock:
-            descriptor, users = self._open.pop(path, (-1, 0))
-            if descriptor < 0:
-                descriptor = open_to_read(path)
-            self._open[path] = (descriptor, users + 1)
-            self._close_idle(self._limit)
-        try:
-            yield descriptor
-        finally:
-            with self._lock:
-                descriptor, users = self._open[path]
-                self._open[path] = (descriptor, users - 1)
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: OrderedDict[Path, int] = OrderedDict()
 
-    def _close_idle(self, keep: int) -> None:
-        excess = len(self._open) - keep
-        idle = [path for path, (_, users) in self._open.items() if users == 0] if excess > 0 else []
-        for path in idle[:excess]:
-            os.close(self._open.pop(path)[0])
+    def read_into(self, path: Path, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
+        descriptor = self._open.get(path)
+        if descriptor is None:
+            if len(self._open) >= self._limit:
+                os.close(self._open.popitem(last=False)[1])
+            descriptor = self._open[path] = open_to_read(path)
+        self._open.move_to_end(path)
+        read_into(descriptor, buffer, offset, path)
 
     def __enter__(self) -> OpenFiles:
         return self
@@ -93,15 +80,20 @@ class OpenFiles:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._lock:
-            self._close_idle(0)
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
 
 
-def _descriptors_to_keep() -> int:
-    """Half of what the process may have open, the rest being the caller's."""
+def open_files(threads: int) -> int:
+    """How many files each of so many threads may keep open: half of what the process may, shared out."""
     try:
         import resource
     except ImportError:  # Windows
-        return 256
+        return max(1, 256 // threads)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4096 if soft == resource.RLIM_INFINITY else max(16, min(4096, soft // 2))
+    whole = 4096 if soft == resource.RLIM_INFINITY else min(4096, soft // 2)
+    return max(1, whole // threads)

@@ -8,6 +8,8 @@ torch's `add_(x, alpha=c)` on float64 is fma(c, x, acc) on CPU (vector and remai
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 # safetensors code -> torch dtype, of everything that can be averaged
@@ -37,5 +39,4 @@ def finish(acc: torch.Tensor, out: torch.Tensor) -> None:
 
 def all_finite(x: torch.Tensor) -> bool:
     """Whether no element is NaN or infinite. x: [n], n ≥ 1, any float dtype."""
-    low, high = torch.aminmax(x)  # NaN goes into both
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(x))  # NaN goes into both

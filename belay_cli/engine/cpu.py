@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from belay_cli.checkpoints.storage import OpenFiles, read_into
-from belay_cli.engine.chunks import Chunk, Progress, Queue, Source, chunks, sources
+from belay_cli.checkpoints.storage import OpenFiles, open_files
+from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks, sources
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.write import OutputWriter
@@ -23,9 +23,8 @@ _POLL_SECONDS = 0.1
 class Lane:
     """One thread's buffers and its share of the work."""
 
-    def __init__(self, plan: Plan, files: OpenFiles, writers: list[OutputWriter]) -> None:
+    def __init__(self, plan: Plan, writers: list[OutputWriter]) -> None:
         self._plan = plan
-        self._files = files
         self._writers = writers
         n = plan.buffers.chunk
         source_bytes, output_bytes = plan.itemsizes
@@ -39,48 +38,47 @@ class Lane:
     def work(self, queue: Queue) -> None:
         """Take chunks until there are none. An error stops the queue, and is kept with its chunk's number."""
         torch.set_num_threads(1)  # the chunks are the parallelism
-        for chunk in queue:
-            try:
-                self._copy(chunk) if chunk.tensor.copied else self._average(chunk)
-            except BelayError as error:
-                self.failure = (chunk.number, error)
-                queue.stop()
-            except BaseException:
-                queue.stop()
-                raise
+        with OpenFiles(open_files(self._plan.buffers.threads)) as files:
+            for chunk in queue:
+                try:
+                    self._copy(chunk, files) if chunk.tensor.copied else self._average(chunk, files)
+                except BelayError as error:
+                    self.failure = (chunk.number, error)
+                    queue.stop()
+                except BaseException:
+                    queue.stop()
+                    raise
 
-    def _fill(self, chunk: Chunk, source: Source) -> memoryview:
-        into = self._read.data[: chunk.nbytes(chunk.tensor.source_dtype)]
-        with self._files.descriptor(source.path) as descriptor:
-            read_into(descriptor, into, source.offset, source.path)
-        self.bytes_read += len(into)
-        return into
-
-    def _copy(self, chunk: Chunk) -> None:
+    def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
         (source,) = sources(self._plan, chunk)
-        data = self._fill(chunk, source)
+        data = self._read.data[: chunk.nbytes(chunk.tensor.dtype)]
+        files.read_into(source.path, data, source.offset)
+        self.bytes_read += len(data)
         for writer in self._writers:
             self._write(writer, chunk, data)
 
-    def _average(self, chunk: Chunk) -> None:
+    def _average(self, chunk: Chunk, files: OpenFiles) -> None:
+        # Every view is made once a chunk: the loop below is where the time goes, and threads share the interpreter.
         tensor, n = chunk.tensor, chunk.elements
-        x = torch.from_numpy(self._read[: chunk.nbytes(tensor.source_dtype)]).view(TORCH_DTYPES[tensor.source_dtype])
-        acc = self._acc[:, :n]
-        started = [False] * len(self._writers)
+        read = self._read[: chunk.nbytes(tensor.source_dtype)]
+        x, wide = torch.from_numpy(read).view(TORCH_DTYPES[tensor.source_dtype]), self._wide[:n]
+        into, accs = read.data, [acc[:n] for acc in self._acc]
+        started = [False] * len(accs)
         for source in sources(self._plan, chunk):
-            self._fill(chunk, source)
-            wide = widen(x, self._wide[:n])
+            files.read_into(source.path, into, source.offset)
+            widened = widen(x, wide)
             for k, coefficient in enumerate(source.coefficients):
                 if coefficient:
-                    accumulate(acc[k], wide, coefficient, first=not started[k])
+                    accumulate(accs[k], widened, coefficient, first=not started[k])
                     started[k] = True
-        bytes_out = self._written[: chunk.nbytes(tensor.dtype)]
-        out = torch.from_numpy(bytes_out).view(TORCH_DTYPES[tensor.dtype])
+            self.bytes_read += len(into)
+        written = self._written[: chunk.nbytes(tensor.dtype)]
+        out = torch.from_numpy(written).view(TORCH_DTYPES[tensor.dtype])
         for k, writer in enumerate(self._writers):
-            finish(acc[k], out)
-            if not all_finite(out) and (error := explain(self._plan, chunk, k, self._files)):
+            finish(accs[k], out)
+            if not all_finite(out) and (error := explain(self._plan, chunk, k)):
                 raise error
-            self._write(writer, chunk, bytes_out.data)
+            self._write(writer, chunk, written.data)
 
     def _write(self, writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
         writer.write(chunk.tensor.shard, chunk.tensor.offset + chunk.begins(chunk.tensor.dtype), data)
@@ -89,8 +87,8 @@ class Lane:
 def replay_on_cpu(plan: Plan, writers: list[OutputWriter], progress: Progress) -> None:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
     queue = Queue(chunks(plan, plan.buffers.chunk))
-    with OpenFiles() as files, _torch_threads_kept(), ThreadPoolExecutor(plan.buffers.threads) as threads:
-        lanes = [Lane(plan, files, writers) for _ in range(plan.buffers.threads)]
+    with _torch_threads_kept(), ThreadPoolExecutor(plan.buffers.threads) as threads:
+        lanes = [Lane(plan, writers) for _ in range(plan.buffers.threads)]
         try:
             running = [threads.submit(lane.work, queue) for lane in lanes]
             _watch(running, lanes, progress)

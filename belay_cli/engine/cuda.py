@@ -7,15 +7,15 @@ finished when it returns; that twin is how the order of the steps is tested with
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 
-from belay_cli.checkpoints.storage import OpenFiles, read_into
+from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.engine.chunks import Chunk, Progress, Source, chunks, sources
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
@@ -47,9 +47,9 @@ class Timeline:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def running(self) -> AbstractContextManager[object]:
+    def running(self) -> contextlib.AbstractContextManager[object]:
         """Operations inside go onto this timeline."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def mark(self) -> Mark:
         """The point after everything that was asked for so far."""
@@ -89,12 +89,12 @@ class Pipeline:
         writers: list[OutputWriter],
         device: torch.device,
         n: int,
-        files: OpenFiles,
         threads: ThreadPoolExecutor,
     ) -> None:
-        self._plan, self._writers, self._files, self._threads = plan, writers, files, threads
+        self._plan, self._writers, self._threads = plan, writers, threads
         source_bytes, output_bytes = plan.itemsizes
         self.slots = [Slot(n * source_bytes, device) for _ in range(_slots(plan))]
+        self._files = {slot: OpenFiles(open_files(_slots(plan))) for slot in self.slots}
         self._results = [[Slot(n * output_bytes, device) for _ in writers] for _ in range(_RESULTS)]
         self._wide = torch.empty(n, dtype=torch.float64, device=device)
         self._acc = torch.empty(len(writers), n, dtype=torch.float64, device=device)
@@ -107,8 +107,7 @@ class Pipeline:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
         nbytes = part.chunk.nbytes(part.chunk.tensor.source_dtype)
         slot.copied.wait()
-        with self._files.descriptor(part.source.path) as descriptor:
-            read_into(descriptor, slot.host.numpy().data[:nbytes], part.source.offset, part.source.path)
+        self._files[slot].read_into(part.source.path, slot.host.numpy().data[:nbytes], part.source.offset)
         return nbytes
 
     def add(self, slot: Slot, part: Part) -> None:
@@ -160,7 +159,7 @@ class Pipeline:
         done.wait()
         host = slot.host[: chunk.nbytes(chunk.tensor.dtype)]
         if not all_finite(host.view(TORCH_DTYPES[chunk.tensor.dtype])):
-            error = explain(self._plan, chunk, k, self._files)
+            error = explain(self._plan, chunk, k)
             if error is not None:
                 raise error
         _write(self._writers[k], chunk, host.numpy().data)
@@ -168,6 +167,11 @@ class Pipeline:
     def _wait_for_oldest(self) -> None:
         for future in self._written.popleft():
             future.result()
+
+    def close(self) -> None:
+        """Close the files that were read."""
+        for files in self._files.values():
+            files.close()
 
     def drain(self) -> None:
         """Wait until every result is written."""
@@ -182,12 +186,12 @@ def _write(writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
 def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress, device: torch.device) -> None:
     """Run the plan on a GPU (or, for its twin, on the CPU). Raises DeviceError if not even small chunks fit."""
     n = chunk_elements(plan, device)
-    with OpenFiles() as files, ThreadPoolExecutor(plan.buffers.threads + 1) as threads:
-        try:
-            pipeline, n = _allocate(plan, writers, device, n, files, threads)
-            _run(pipeline, _parts(plan, n), threads, progress)
-        finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+    with contextlib.ExitStack() as at_the_end:
+        threads = ThreadPoolExecutor(plan.buffers.threads + 1)
+        pipeline, n = _allocate(plan, writers, device, n, threads)
+        at_the_end.callback(pipeline.close)
+        at_the_end.callback(threads.shutdown, wait=True, cancel_futures=True)  # before its files are closed
+        _run(pipeline, _parts(plan, n), threads, progress)
 
 
 def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor, progress: Progress) -> None:
@@ -230,17 +234,12 @@ def chunk_elements(plan: Plan, device: torch.device) -> int:
 
 
 def _allocate(
-    plan: Plan,
-    writers: list[OutputWriter],
-    device: torch.device,
-    n: int,
-    files: OpenFiles,
-    threads: ThreadPoolExecutor,
+    plan: Plan, writers: list[OutputWriter], device: torch.device, n: int, threads: ThreadPoolExecutor
 ) -> tuple[Pipeline, int]:
     """A pipeline of chunks of n elements, or of fewer if somebody took the memory meanwhile."""
     while True:
         try:
-            return Pipeline(plan, writers, device, n, files, threads), n
+            return Pipeline(plan, writers, device, n, threads), n
         except torch.OutOfMemoryError as error:
             if n <= _SMALLEST_CHUNK:
                 raise DeviceError(f"{device} has too little free memory", hint="--device cpu") from error

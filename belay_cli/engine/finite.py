@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 
 from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.storage import OpenFiles, read_into
+from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.engine.chunks import Chunk, Source, sources
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate
 from belay_cli.errors import NumericError
 from belay_cli.plan import Plan
 
 
-def explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError | None:
+def explain(plan: Plan, chunk: Chunk, k: int) -> NumericError | None:
     """The error for a chunk of output k that holds NaN or infinity, or None if the options allow what it holds."""
+    with OpenFiles(limit=16) as files:
+        return _explain(plan, chunk, k, files)
+
+
+def _explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError | None:
     parts = [source for source in sources(plan, chunk) if source.coefficients[k]]
     kinds = {source: kind for source in parts if (kind := _kind(_load(chunk, source, files)))}
     if not kinds:
@@ -26,8 +31,7 @@ def explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError 
 
 def _load(chunk: Chunk, source: Source, files: OpenFiles) -> torch.Tensor:
     buffer = bytearray(chunk.nbytes(chunk.tensor.source_dtype))
-    with files.descriptor(source.path) as descriptor:
-        read_into(descriptor, memoryview(buffer), source.offset, source.path)
+    files.read_into(source.path, memoryview(buffer), source.offset)
     return torch.frombuffer(buffer, dtype=TORCH_DTYPES[chunk.tensor.source_dtype])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
@@ -90,7 +91,7 @@ class Plan:
     buffers: Buffers
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def read_checkpoints(self) -> list[int]:
         """The checkpoints that are read: those with a coefficient in some output."""
         return [t for t in range(len(self.series.ticks)) if any(output.coefficients[t] for output in self.outputs)]
