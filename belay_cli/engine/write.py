@@ -56,12 +56,6 @@ class OutputWriter:
         with self._errors_named():
             _write_all(self._descriptors[shard], data, len(self._headers[shard]) + offset)
 
-    def start_writeback(self) -> None:
-        """Ask the kernel to begin writing what it holds back, so that the sync at the end has less to wait for."""
-        for descriptor in self._descriptors:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
     def sync(self) -> None:
         """Add the files beside the weights, and wait until everything is on the disk."""
         with self._errors_named():
