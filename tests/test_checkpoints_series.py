@@ -74,6 +74,9 @@ def test_a_recorded_step_counts_and_must_not_contradict_the_name(tmp_path):
     save_file(tensors(), tmp_path / "step-8.safetensors", metadata={"step": "9"})
     with pytest.raises(SeriesError, match="records step 9, but its name says 8"):
         open_checkpoint(tmp_path / "step-8.safetensors")
+    paths = [tmp_path / "step-8.safetensors", tmp_path / "b.safetensors"]
+    given = find_series(paths, Selection(order="given"))  # the mend that the error names
+    assert [checkpoint.step for checkpoint in given.checkpoints] == [None, 7]
 
 
 def test_trainer_state_gives_the_step_and_must_not_contradict_the_name(tmp_path):

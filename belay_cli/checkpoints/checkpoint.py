@@ -64,17 +64,18 @@ def _by_name(files: tuple[tuple[Tensor, ...], ...]) -> Mapping[str, tuple[int, T
     return MappingProxyType({tensor.name: (which, tensor) for which, file in enumerate(files) for tensor in file})
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, *, needs_step: bool = True) -> Checkpoint:
     """Read the headers of a checkpoint: a safetensors file, or a directory with weights in it.
 
-    Raises CheckpointError if it is absent, incomplete or untrue, SeriesError if its step is contradictory.
+    Raises CheckpointError if it is absent, incomplete or untrue, and SeriesError if its record and its name
+    contradict each other about the step; where no step is needed, such a checkpoint has none.
     """
     if not path.exists():
         raise CheckpointError("does not exist", file=path)
-    return _open_directory(path) if path.is_dir() else _open_file(path)
+    return _open_directory(path, needs_step) if path.is_dir() else _open_file(path, needs_step)
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Path, needs_step: bool) -> Checkpoint:
     if path.suffix != SUFFIX:
         raise CheckpointError(
             "is not a safetensors file",
@@ -91,11 +92,11 @@ def _open_file(path: Path) -> Checkpoint:
         named_by, name = parent.name, f"{parent.name}/{path.name}"
     else:
         named_by, name = path.stem, path.name
-    step = agreed_step(recorded_step(file.metadata, None), step_in_name(named_by), path)
+    step = agreed_step(recorded_step(file.metadata, None), step_in_name(named_by), path, needs_step)
     return Checkpoint(name, path, None, (file,), path.stem, step, last_integer(named_by))
 
 
-def _open_directory(path: Path) -> Checkpoint:
+def _open_directory(path: Path, needs_step: bool) -> Checkpoint:
     weights = choose_weights(path)
     notes: tuple[str, ...] = ()
     named_by = _own_name(path)
@@ -110,7 +111,7 @@ def _open_directory(path: Path) -> Checkpoint:
         named_by = path.absolute().parent.name  # checkpoint-500/unet
         name = f"{named_by}/{name}"
     files = read_weights(weights)
-    step = agreed_step(recorded_step(files[0].metadata, path), step_in_name(named_by), path)
+    step = agreed_step(recorded_step(files[0].metadata, path), step_in_name(named_by), path, needs_step)
     return Checkpoint(name, path, weights.directory, files, weights.stem, step, last_integer(named_by), notes)
 
 

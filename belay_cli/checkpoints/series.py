@@ -80,7 +80,7 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     """
     selection = selection or Selection()
     paths, notes = find_paths(arguments)
-    checkpoints = distinct([open_checkpoint(path) for path in paths], notes)
+    checkpoints = distinct([open_checkpoint(path, needs_step=selection.order == "step") for path in paths], notes)
     notes += dict.fromkeys(note for checkpoint in checkpoints for note in checkpoint.notes)
     _refuse_averages(checkpoints, selection)
     ordered, unit = order_checkpoints(checkpoints, selection, notes)

@@ -67,9 +67,11 @@ def _trainer_step(path: Path) -> int | None:
     return step if type(step) is int and 0 <= step < 10**_MOST_DIGITS else None
 
 
-def agreed_step(recorded: int | None, named: int | None, path: Path) -> int | None:
-    """The one step of a checkpoint. Raises SeriesError if its record contradicts its name."""
+def agreed_step(recorded: int | None, named: int | None, path: Path, needed: bool) -> int | None:
+    """The one step of a checkpoint. If its record contradicts its name, SeriesError, or None if no step is needed."""
     if recorded is not None and named is not None and recorded != named:
+        if not needed:
+            return None
         raise SeriesError(
             f"records step {recorded}, but its name says {named}",
             file=path,

@@ -16,7 +16,6 @@ from belay_cli.rules import RuleOptions
 
 def average(
     checkpoints: o.Checkpoints,
-    output: o.Output = None,
     method: o.Method = "ema",
     half_life: o.HalfLife = None,
     decay: o.Decay = None,
@@ -31,6 +30,7 @@ def average(
     to_step: o.ToStep = None,
     every: o.Every = 1,
     allow_averages: o.AllowAverages = False,
+    output: o.Output = None,
     dtype: o.Dtype = "same",
     average: o.Average = None,
     last: o.Last = None,

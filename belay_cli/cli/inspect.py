@@ -130,7 +130,7 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     """Open what can be opened, order what can be ordered, and collect the errors."""
     problems: list[BelayError] = []
     paths, notes = find_paths(arguments)
-    opened = distinct([c for path in paths if (c := _try_to_open(path, problems))], notes)
+    opened = distinct([c for path in paths if (c := _try_to_open(path, selection, problems))], notes)
     ordered, unit = opened, "checkpoint"
     try:
         ordered, unit = order_checkpoints(opened, selection, notes)
@@ -143,9 +143,9 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     return Findings(series, problems, _warnings(series))
 
 
-def _try_to_open(path: Path, problems: list[BelayError]) -> Checkpoint | None:
+def _try_to_open(path: Path, selection: Selection, problems: list[BelayError]) -> Checkpoint | None:
     try:
-        return open_checkpoint(path)
+        return open_checkpoint(path, needs_step=selection.order == "step")
     except BelayError as error:
         problems.append(error)
         return None
