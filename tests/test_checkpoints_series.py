@@ -229,6 +229,9 @@ def test_things_that_are_no_checkpoint(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         open_checkpoint(tmp_path / "x.pt")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match="pipe.safetensors: is not a file"):
+        open_checkpoint(tmp_path / "pipe.safetensors")
     with pytest.raises(CheckpointError, match="is a URL"):
         find_series(["hf://org/model"])
     with pytest.raises(UsageError, match="no checkpoint was given"):

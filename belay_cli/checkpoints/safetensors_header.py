@@ -56,8 +56,6 @@ def read_header(path: Path) -> WeightFile:
     try:
         size = os.fstat(descriptor).st_size
         return parse_header(path, size, _header_text(descriptor, size, path))
-    except IsADirectoryError as error:
-        raise CheckpointError("is a directory, not a safetensors file", file=path) from error
     finally:
         os.close(descriptor)
 

@@ -19,6 +19,8 @@ _LARGEST_READ = 1 << 30
 
 def open_to_read(path: Path) -> int:
     """A descriptor of the file. Raises CheckpointError with the reason in words."""
+    if path.exists() and not path.is_file():  # a pipe would block for ever
+        raise CheckpointError("is not a file", file=path)
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:

@@ -54,11 +54,9 @@ def average(
 
     Examples:
 
-    belay average ckpts/*.safetensors
-
-    belay average run/checkpoint-* -o run-ema --half-life 10%
-
-    belay average run -m belay --half-life 2000steps --dtype bfloat16
+        belay average ckpts/*.safetensors
+        belay average run/checkpoint-* -o run-ema --half-life 10%
+        belay average run -m belay --half-life 2000steps --dtype bfloat16
     """
     _average(**locals())
 
@@ -85,9 +83,8 @@ def plan(**options: Any) -> None:
 
     Examples:
 
-    belay plan ckpts/*.safetensors
-
-    belay plan run --method belay --half-life 3checkpoints --json
+        belay plan ckpts/*.safetensors
+        belay plan run --method belay --half-life 3checkpoints --json
     """
     _show("plan", **options)
 

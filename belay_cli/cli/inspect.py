@@ -42,9 +42,8 @@ def inspect(
 
     Examples:
 
-    belay inspect ckpts/*.safetensors
-
-    belay inspect run --tensors
+        belay inspect ckpts/*.safetensors
+        belay inspect run --tensors
     """
     console = Console(json=json, quiet=quiet)
     found = look(checkpoints, Selection(order=order, unit=unit, allow_averages=True))
