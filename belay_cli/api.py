@@ -23,7 +23,7 @@ Path = str | os.PathLike[str]
 
 
 def average(
-    checkpoints: Sequence[Path],
+    checkpoints: Path | Sequence[Path],
     output: Path | None = None,
     *,
     rules: Sequence[RuleOptions | Mapping[str, Any]] | None = None,
@@ -41,6 +41,10 @@ def average(
     With `rules`, each a RuleOptions or a mapping of its fields, and as many `outputs`, writes several
     averages in one read, and returns a list of reports. Raises a BelayError.
     """
+    if isinstance(checkpoints, str | os.PathLike):
+        checkpoints = [checkpoints]
+    if (rules is None) != (outputs is None) or (rules is not None and output is not None):
+        raise TypeError("give one output, or as many outputs as rules")
     if rules is None:
         plan = prepare(checkpoints, [_take(RuleOptions, options)], [output], options)
         return run(plan)[0]
@@ -66,7 +70,6 @@ def prepare(
 def run(
     plan: Plan,
     *,
-    command: str = "average",
     warn: Callable[[str], None] = lambda warning: None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> list[Report]:
@@ -84,7 +87,8 @@ def run(
     device = replay(plan, found, progress)
     seconds = time.monotonic() - began
     return [
-        report(command, plan, output, device=str(device), seconds=seconds, warnings=warnings) for output in plan.outputs
+        report("average", plan, output, device=str(device), seconds=seconds, warnings=warnings)
+        for output in plan.outputs
     ]
 
 

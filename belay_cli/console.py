@@ -181,8 +181,12 @@ def _rule_line(series: Series, output: PlannedOutput) -> Text:
         parts.append(f"inertia {words.number(dynamics.inertia)}{ratio}")
     if rule.debias:
         parts.append("debiased")
-    parts[-1] += f" · decay {words.number(dynamics.decay)} a {unit}"
+    parts[-1] += f" · decay {_decay(dynamics.a)} a {unit}"
     return Text.assemble((TITLES[rule.method], "bold"), ", " + ", ".join(parts))
+
+
+def _decay(a: float) -> str:
+    return words.number(1 - a) if a > 1e-4 else f"1 - {a:.3g}"
 
 
 def _summary(output: PlannedOutput) -> str:
@@ -199,15 +203,19 @@ def _weight_rows(series: Series, coefficients: Sequence[float], unicode: bool) -
         (_joined(labels[first], labels[last], unicode), sum(coefficients[first : last + 1]))
         for first, last in group_rows(coefficients)
     ]
-    width = min(36, max(len(label) for label, _ in rows))
+    heading = series.unit if series.unit == "step" else "checkpoint"
+    width = min(36, max(len(heading), *(len(label) for label, _ in rows)))
     heaviest = max(abs(weight) for _, weight in rows)
-    yield Text(f"  {series.unit if series.unit == 'step' else 'checkpoint':<{width}}   weight", style="dim")
+    yield Text(f"  {heading:<{width}}   weight", style="dim")
+    grouped = rows[0][1] != coefficients[0] or rows[-1][1] != coefficients[-1]
     for label, weight in rows:
         shown = label if len(label) <= width else "…" + label[-width + 1 :]
         blocks = bar(abs(weight) / heaviest * _BAR, unicode)
         yield Text.assemble(
             f"  {words.printable(shown):<{width}}  {weight:6.1%}  ", (blocks, "red" if weight < 0 else "cyan")
         )
+    if grouped:
+        yield Text(f"  first checkpoint {coefficients[0]:.1%}, last {coefficients[-1]:.1%}", style="dim")
 
 
 def _joined(first: str, last: str, unicode: bool) -> str:

@@ -13,7 +13,9 @@ An error is made once, at the place that knows the file and the tensor; only `be
 
 from __future__ import annotations
 
+import glob
 import os
+import shlex
 
 
 class BelayError(Exception):
@@ -67,3 +69,9 @@ class DeviceError(BelayError):
 
 class OutputError(BelayError):
     """The output cannot be written."""
+
+
+def glob_for(tensor: str) -> str:
+    """A tensor's name as the value of --last or --drop, quoted: brackets and stars are meant as they stand."""
+    pattern = glob.escape(tensor)
+    return shlex.quote(pattern) if "'" in pattern else f"'{pattern}'"

@@ -57,6 +57,8 @@ def metadata(
 def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
     """The canonical command: parameters as numbers, checkpoints by name, whatever was typed."""
     words = ["belay", "average", *rule.arguments(), *options]
+    words += ["--order", "given"] if series.selection.order == "given" else []
+    words += ["--allow-averages"] if series.selection.allow_averages else []
     return shlex.join(words + [checkpoint.name for checkpoint in series.checkpoints])
 
 

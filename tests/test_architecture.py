@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": set(),
     "provenance": {"checkpoints", "rules"},
     "plan": {"checkpoints", "rules", "provenance"},
-    "engine": {"checkpoints", "plan"},
+    "engine": {"checkpoints", "plan", "words"},
     "report": {"plan"},
     "console": {"checkpoints", "plan", "report", "rules", "words"},
     "api": {"checkpoints", "rules", "plan", "engine", "report"},

@@ -139,3 +139,18 @@ def test_header_text_is_parsed_without_the_file(tmp_path):
     text = json.dumps({"w": F32_2}).encode()
     file = parse_header(tmp_path / "nowhere", 8 + len(text) + 8, text)
     assert file.tensors[0].elements == 2
+
+
+def test_a_header_full_of_names_is_refused_quickly_and_briefly(tmp_path):
+    entries = [f'"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(100_000)]
+    header = "{" + ",".join([*entries, entries[0]]) + "}"
+    with pytest.raises(CheckpointError, match="'0' appears twice"):
+        read_header(raw_safetensors(tmp_path / "x", header.encode()))
+    with pytest.raises(CheckpointError) as caught:
+        read_header(raw_safetensors(tmp_path / "y", {"n" * 100_000: 5}))
+    assert len(caught.value.message) < 200
+
+
+def test_a_name_that_is_not_unicode(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a name in Unicode"):
+        read_header(raw_safetensors(tmp_path / "x", b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'))

@@ -162,7 +162,7 @@ def test_a_run_directory_is_the_checkpoints_inside(tmp_path):
     series = find_series([run])
     assert names(series) == ["checkpoint-200", "checkpoint-1000"]
     assert series.name == "run"
-    assert series.notes == (f"{run}: takes the 2 checkpoints inside, not the model at its top",)
+    assert series.notes == (f"{run}: takes the 2 checkpoints inside, not model.safetensors",)
 
 
 def test_a_directory_of_files_with_steps_is_a_run(tmp_path):
@@ -432,3 +432,42 @@ def test_few_files_stay_open(tmp_path):
 def test_errors_name_the_file():
     assert str(BelayError("is odd", file="a/b")) == "a/b: is odd"
     assert str(BelayError("is odd")) == "is odd"
+
+
+def test_shards_that_are_shared_in_a_cache_do_not_merge_checkpoints(tmp_path):
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    parts = {"frozen": {"a": torch.ones(3)}, "head1": {"b": torch.ones(3)}, "head2": {"b": torch.zeros(3)}}
+    for name, part in parts.items():
+        save_file(part, blobs / name)
+    for step in (1, 2):
+        snapshot = tmp_path / f"step{step}"
+        shard(snapshot, [parts["frozen"], parts[f"head{step}"]])
+        for number, blob in ((1, "frozen"), (2, f"head{step}")):
+            file = snapshot / f"model-{number:05d}-of-00002.safetensors"
+            file.unlink()
+            file.symlink_to(blobs / blob)
+    assert find_series([tmp_path / "step1", tmp_path / "step2"]).ticks == (1, 2)
+
+
+def test_what_a_run_directory_leaves_out_is_noted(tmp_path):
+    make_files(tmp_path, steps=(100, 20))
+    save_file(tensors(), tmp_path / "final.safetensors")
+    series = find_series([tmp_path])
+    assert series.ticks == (20, 100)
+    assert series.notes == (f"{tmp_path}: takes the 2 checkpoints inside, not final.safetensors",)
+
+
+def test_a_run_directory_is_in_integer_order_even_as_given(tmp_path):
+    run = make_run(tmp_path / "run", steps=(1000, 200, 1100))
+    assert names(find_series([run], Selection(order="given"))) == [
+        "checkpoint-200",
+        "checkpoint-1000",
+        "checkpoint-1100",
+    ]
+
+
+def test_a_stray_shard_at_the_top_of_a_run_is_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    save_file(tensors(), run / "model-00001-of-00002.safetensors")
+    assert find_series([run]).ticks == (100, 200, 300, 400)

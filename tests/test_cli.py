@@ -6,12 +6,14 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from belay_cli import __version__, console
@@ -29,10 +31,10 @@ def test_average_without_any_option(tmp_path, belay):
         "EMA, half-life 100 steps = 1.0 checkpoints (default) · decay 0.99309 a step",
         "",
         "  step   weight",
-        "  100   18.0%  ████████████████████",
-        "  200   18.0%  ████████████████████",
-        "  300   35.9%  ████████████████████████████████████████",
-        "  400   28.1%  ███████████████████████████████▎",
+        "  100    18.0%  ████████████████████",
+        "  200    18.0%  ████████████████████",
+        "  300    35.9%  ████████████████████████████████████████",
+        "  400    28.1%  ███████████████████████████████▎",
         "  mean lag 126 steps · as good as 3.7 checkpoints averaged equally",
         "",
         "reads 9.06 kB, writes 3.50 kB, 16.8 MB of buffers, CUDA if there is one, else cpu with 2 threads",
@@ -137,12 +139,12 @@ BAD_INPUTS = {
     ),
     "no weights": (
         lambda d, p: [(d / "empty").mkdir() or d / "empty"],
-        "{d}/empty: holds no safetensors weights\n       give a checkpoint or a run directory",
+        "{d}/empty: holds no safetensors weights\n       leave it out; a checkpoint or a run directory is needed",
     ),
     "truncated": (
         lambda d, p: [*p[:3], truncated(p[3])],
         "{d}/step-400.safetensors: is cut short: its tensors take 1832 bytes, and 1827 are there\n"
-        "       the file is incomplete; copy or save it again",
+        "       the file is incomplete; copy or save it again, or leave the checkpoint out",
     ),
     "lies about offsets": (
         lambda d, p: [lie(d / "step-1.safetensors", data_offsets=[0, 1 << 50])],
@@ -156,7 +158,7 @@ BAD_INPUTS = {
     "lies about size": (
         lambda d, p: [lie(d / "step-1.safetensors", shape=[4], data_offsets=[0, 16])],
         "{d}/step-1.safetensors: is cut short: its tensors take 16 bytes, and 8 are there\n"
-        "       the file is incomplete; copy or save it again",
+        "       the file is incomplete; copy or save it again, or leave the checkpoint out",
     ),
     "header over 100 MB": (
         lambda d, p: [(d / "h.safetensors").write_bytes((1 << 40).to_bytes(8, "little")) and d / "h.safetensors"],
@@ -201,7 +203,7 @@ BAD_INPUTS = {
     "fp8": (
         lambda d, p: with_tensor(p[3], scale=torch.zeros((), dtype=torch.float8_e4m3fn)) or p[3:],
         "'scale' is float8_e4m3, whose numbers mean nothing without their scales\n"
-        "       average the checkpoints before quantization; to keep the last one's: --last 'scale'",
+        "       average before quantization; to keep the last one's: --last 'scale'",
     ),
     "control characters": (
         lambda d, p: [d / "\x1b[31mred\n.safetensors"],
@@ -340,7 +342,7 @@ def test_no_warning_without_a_reason(tmp_path, belay):
 def test_identical_checkpoints_are_warned_about(tmp_path, belay):
     paths = make_files(tmp_path)
     paths[2].write_bytes(paths[1].read_bytes())
-    warning = "step-300.safetensors has the same content as step-200.safetensors: was it saved or downloaded wrongly?"
+    warning = "step-300.safetensors looks the same as step-200.safetensors: was it saved or downloaded wrongly?"
     ran = belay("average", *paths, "-o", "a.safetensors")
     assert f"warning: {warning}" in ran.err.splitlines()
     assert warning in belay("average", *paths, "-o", "b.safetensors", "--json").json["warnings"]
@@ -364,7 +366,6 @@ def test_batch_norm_and_adapters_are_warned_about(tmp_path, belay):
 def test_inspect_a_series(tmp_path, belay):
     ran = belay("inspect", make_run(tmp_path / "run", steps=(1000, 200)))
     assert (ran.code, ran.err) == (0, "")
-    run = tmp_path / "run"
     assert ran.out.splitlines() == [
         "run: 2 checkpoints, every 800 · Tiny · 456 parameters",
         "",
@@ -372,7 +373,7 @@ def test_inspect_a_series(tmp_path, belay):
         "  checkpoint-200    200        6  float32, int64  2.27 kB",
         "  checkpoint-1000  1000        6  float32, int64  2.27 kB",
         "",
-        f"one series; next: belay plan {run}/checkpoint-200 {run}/checkpoint-1000",
+        "one series; what an average of it would be: belay plan, with the same arguments",
     ]
 
 
@@ -505,3 +506,57 @@ def test_the_progress_bar_is_for_terminals_only(tmp_path):
         pass
     os.close(leader)
     assert b"Replaying" in seen
+
+
+def test_an_average_of_an_ordered_series_is_repeated_by_its_recorded_command(tmp_path, belay, monkeypatch):
+    run = make_run(tmp_path / "run", steps=(100, 200, 900))
+    arguments = [run / f"checkpoint-{step}" for step in (900, 100, 200)]
+    assert belay("average", *arguments, "--order", "given", "-o", "a", "-q").code == 0
+    with safe_open("a/model.safetensors", framework="pt") as file:
+        command = file.metadata()["belay.command"]
+    monkeypatch.chdir(run)
+    assert belay(*shlex.split(command)[1:], "-o", tmp_path / "b", "-q").code == 0
+    assert (tmp_path / "b/model.safetensors").read_bytes() == (tmp_path / "work/a/model.safetensors").read_bytes()
+
+
+def test_mends_work_for_names_with_brackets(tmp_path, belay):
+    for i in range(3):
+        value = float("nan") if i == 1 else 1.0
+        save_file(
+            {"l[0].w": torch.tensor([-float("inf"), value]), "v": torch.ones(1)}, tmp_path / f"step-{i}.safetensors"
+        )
+    ran = belay("average", tmp_path, "-q")
+    assert ran.code == 1
+    save_file({"l[0].w": torch.tensor([-float("inf"), 1.0]), "v": torch.ones(1)}, tmp_path / "step-1.safetensors")
+    hint = belay("average", tmp_path, "--json").json["error"]["hint"]
+    (glob,) = re.findall(r"--last ('[^']*')", hint)
+    assert belay("average", tmp_path, "-q", "--last", *shlex.split(glob)).code == 0
+
+
+@pytest.mark.parametrize("arguments", [[""], ["ckpts", "-o", ""], ["ckpts", "--drop", "*"]])
+def test_empty_variables_and_empty_outputs_are_wrong_usage(belay, arguments):
+    make_files(Path("ckpts"))
+    assert belay("average", *arguments).code == 2
+    assert os.listdir(".") == ["ckpts"]
+
+
+def test_what_lies_behind_the_wanted_steps_need_not_be_whole(tmp_path, belay):
+    paths = make_files(tmp_path)
+    truncated(paths[3])
+    assert belay("plan", *paths).code == 1
+    assert belay("plan", *paths, "--to-step", "300", "-q").code == 0
+
+
+def test_a_closed_or_full_stdout_is_no_traceback(tmp_path):
+    paths = " ".join(map(str, make_files(tmp_path)))
+    for end in (">&-", ">/dev/full"):
+        command = f"{sys.executable} -m belay_cli plan {paths} --json {end}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path, belay):
+    ran = belay("plan", tmp_path / ("x" * 300))
+    assert ran.code == 1
+    assert "unexpected" not in ran.err
+    assert ran.err.count("\n") == 1

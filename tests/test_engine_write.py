@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from belay_cli import average
-from belay_cli.errors import OutputError
+from belay_cli.errors import CheckpointError, OutputError
 from tests.conftest import belay_process, everything_in, make_files, make_run, tensors
 
 
@@ -265,7 +265,7 @@ def test_a_directory_that_may_not_be_written(tmp_path):
 def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(OutputError, match="it takes 0.0 MB, and the disk has 0.0 MB free"):
+    with pytest.raises(OutputError, match="it takes 3.50 kB, and 1.00 kB are free"):
         average(make_files(tmp_path), "out.safetensors")
 
 
@@ -281,7 +281,10 @@ def test_a_disk_that_is_full(tmp_path):
     command = [sys.executable, "-c", program, "average", str(tmp_path), "-o", "out.safetensors", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "belay: out.safetensors: cannot be written: file too large\n       nothing was left behind\n"
+    assert (
+        done.stderr
+        == "belay: out.safetensors: cannot be written: file too large\n       make room, or write somewhere else: -o\n"
+    )
     assert os.listdir(".") == []
 
 
@@ -331,3 +334,39 @@ def test_two_runs_at_once_do_not_disturb_each_other(tmp_path):
     assert sorted([process.returncode, other.returncode]) == [0, 1]
     assert os.listdir(".") == ["out.safetensors"]
     assert len(load_file("out.safetensors")) == 16
+
+
+def test_without_locks_a_run_works_and_nothing_is_cleaned_up(tmp_path, monkeypatch):
+    import fcntl
+    import socket
+
+    def refused(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    other = Path(f".out.safetensors.belay-{socket.gethostname()}-00000000")
+    other.mkdir()
+    average(make_files(tmp_path), "out.safetensors")
+    assert sorted(os.listdir(".")) == [other.name, "out.safetensors"]
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.name == "config.json" and "checkpoint-400" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(CheckpointError, match="checkpoint-400/config.json: cannot be copied: permission denied"):
+        average([run], "out")
+    assert os.listdir(".") == []
+
+
+def test_files_become_a_directory_that_loaders_understand(tmp_path):
+    average(make_files(tmp_path), "out")
+    assert os.listdir("out") == ["model.safetensors"]
+    with pytest.raises(OutputError, match="out.pt: is not a name for safetensors"):
+        average(make_files(tmp_path), "out.pt")

@@ -129,3 +129,13 @@ def test_sizes_of_a_plan_come_true(tmp_path):
 def test_unknown_options_are_a_type_error(tmp_path):
     with pytest.raises(TypeError, match="unknown options: colour"):
         prepare([make_run(tmp_path / "run")], [RuleOptions()], [None], {"colour": "red"})
+
+
+def test_outputs_and_rules_come_together(tmp_path):
+    from belay_cli import average
+
+    run = make_run(tmp_path / "run")
+    for wrong in ({"outputs": ["a"]}, {"rules": [{}]}, {"output": "a", "rules": [{}], "outputs": ["b"]}):
+        with pytest.raises(TypeError, match="give one output, or as many outputs as rules"):
+            average(run, **wrong)
+    assert average(run, "one").output == "one"

@@ -165,7 +165,6 @@ def test_demo_without_checkpoints(tmp_path: Path) -> None:
 
 
 def test_maker_repeats_the_first_checkpoint(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
     done = script("make.py", "--out", tmp_path, "--checkpoints", 1)
     assert (done.returncode, done.stderr) == (0, "")
     (made,) = (tmp_path / "run").iterdir()

@@ -93,7 +93,7 @@ def _open_file(path: Path, needs_step: bool) -> Checkpoint:
     else:
         named_by, name = path.stem, path.name
     step = agreed_step(recorded_step(file.metadata, None), step_in_name(named_by), path, needs_step)
-    return Checkpoint(name, path, None, (file,), path.stem, step, last_integer(named_by))
+    return Checkpoint(_as_text(name), path, None, (file,), path.stem, step, last_integer(named_by))
 
 
 def _open_directory(path: Path, needs_step: bool) -> Checkpoint:
@@ -112,7 +112,12 @@ def _open_directory(path: Path, needs_step: bool) -> Checkpoint:
         name = f"{named_by}/{name}"
     files = read_weights(weights)
     step = agreed_step(recorded_step(files[0].metadata, path), step_in_name(named_by), path, needs_step)
-    return Checkpoint(name, path, weights.directory, files, weights.stem, step, last_integer(named_by), notes)
+    return Checkpoint(_as_text(name), path, weights.directory, files, weights.stem, step, last_integer(named_by), notes)
+
+
+def _as_text(name: str) -> str:
+    """A file's name as text that can be written down, whatever bytes the file system has."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _own_name(path: Path) -> str:

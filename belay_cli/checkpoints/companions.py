@@ -16,7 +16,7 @@ _NEEDED = re.compile(
 # What a trainer keeps for itself, what describes the last checkpoint only, and what looks like a secret.
 _NOT_NEEDED = re.compile(
     rf"{re.escape(TRAINER_STATE)}|.+{re.escape(INDEX_SUFFIX)}|.+\.bin\.index\.json|belay\.json"
-    r"|(all|train|eval|test|predict)_results\.json|(training_args|optimizer|scheduler|rng_state|scaler|random_states).*"
+    r"|(all|train|eval|test|predict)_results\.json|training_args.*"
     r"|(.*[-_.])?(secret|credential|password|api_?key)s?\..*|(.*[-_.])?token\.json",
     re.IGNORECASE,
 )
@@ -35,12 +35,17 @@ def companions(directory: Path) -> tuple[list[str], list[str]]:
     return inside, [name for name in found if name not in inside]
 
 
+def is_companion(name: str) -> bool:
+    """Whether a file of this name, without its directory, is one that a loader needs."""
+    return _NEEDED.fullmatch(name) is not None and _NOT_NEEDED.fullmatch(name) is None
+
+
 def _walk(root: Path, directory: Path, depth: int) -> Iterator[str]:
     for entry in directory.iterdir():
         if entry.name.startswith((".", "__pycache__")):
             continue
         if entry.is_file():
-            if _NEEDED.fullmatch(entry.name) and not _NOT_NEEDED.fullmatch(entry.name):
+            if is_companion(entry.name):
                 yield entry.relative_to(root).as_posix()
         elif depth > 0 and entry.is_dir() and not entry.is_symlink() and not _is_a_model(entry):
             yield from _walk(root, entry, depth - 1)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.safetensors_header import shape_text
-from belay_cli.errors import SeriesError
+from belay_cli.errors import SeriesError, glob_for
 
 
 def difference(one: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool]) -> SeriesError | None:
@@ -41,7 +41,7 @@ def _missing(name: str, *, absent: Checkpoint, present: Checkpoint) -> SeriesErr
         f"has no {name!r}, which {present.name} has",
         file=absent.path,
         tensor=name,
-        hint=f"a series has one architecture; to leave the tensor out: --drop '{name}'",
+        hint=f"a series has one architecture; to leave the tensor out: --drop {glob_for(name)}",
     )
 
 

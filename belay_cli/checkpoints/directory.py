@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
-from belay_cli.checkpoints.steps import names_a_checkpoint, step_in_name
+from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
 from belay_cli.errors import CheckpointError
 
 SUFFIX = ".safetensors"
@@ -18,7 +18,7 @@ _LARGEST_INDEX = 100_000_000  # bytes
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 
 # The names under which libraries look for weights: transformers, diffusers, peft.
-_STANDARD_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_model")
+STANDARD_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_model")
 
 # Weights in formats that are not read (yet), by how a person would recognise them.
 _FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.distcp", "*.gguf", "*.h5", "*.msgpack")
@@ -69,7 +69,7 @@ def weight_sets(directory: Path) -> list[WeightSet]:
 def choose_weights(directory: Path) -> WeightSet | None:
     """The directory's one set of weights: the only one, or the one with the standard name; None if there is none."""
     sets = weight_sets(directory)
-    standard = [s for s in sets if s.stem in _STANDARD_STEMS] or sets
+    standard = [s for s in sets if s.stem in STANDARD_STEMS] or sets
     if len(standard) > 1:
         raise CheckpointError(
             f"holds several sets of weights: {', '.join(s.entry.name for s in standard)}",
@@ -138,14 +138,25 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n')
 
 
-def checkpoints_inside(directory: Path) -> list[Path]:
-    """The checkpoints of a run directory: sub-directories named as checkpoints, else several files with steps."""
-    inside = sorted(entry for entry in directory.iterdir() if entry.is_dir() and names_a_checkpoint(entry.name))
-    if inside:
-        return inside
-    files = [s.entry for s in _sets_or_none(directory) if s.index is None]
-    with_steps = [path for path in files if step_in_name(path.stem) is not None]
-    return with_steps if len(with_steps) > 1 else []
+def checkpoints_inside(directory: Path) -> tuple[list[Path], list[str]]:
+    """The checkpoints of a run directory, in the order of their integers, and the weights beside them, left out.
+
+    They are sub-directories named as checkpoints, else several files with steps.
+    """
+    sets = _sets_or_none(directory)
+    inside = [entry for entry in directory.iterdir() if entry.is_dir() and names_a_checkpoint(entry.name)]
+    if not inside:
+        inside = [s.entry for s in sets if s.index is None and step_in_name(s.stem) is not None]
+    if len(inside) < 2 and not any(entry.is_dir() for entry in inside):
+        return [], []
+    left_out = [s.entry.name for s in sets if s.entry not in inside]
+    return sorted(inside, key=lambda entry: (_number(entry), entry.name)), left_out
+
+
+def _number(entry: Path) -> int:
+    name = entry.name if entry.is_dir() else entry.stem
+    step = step_in_name(name)
+    return step if step is not None else last_integer(name) or 0
 
 
 def _sets_or_none(directory: Path) -> list[WeightSet]:
@@ -166,7 +177,7 @@ def component_with_weights(directory: Path) -> tuple[Path | None, list[str]]:
         raise CheckpointError(
             f"holds several models: {', '.join(entry.name for entry in raw)}",
             file=directory,
-            hint=f"give one of them of every checkpoint, such as {directory.name}/{raw[0].name}",
+            hint=f"give one of them of every checkpoint, such as {raw[0]}",
         )
     return (raw[0] if raw else None), [entry.name for entry in holders if entry not in raw]
 
@@ -180,4 +191,6 @@ def no_weights(directory: Path) -> CheckpointError:
             file=directory,
             hint="belay reads safetensors; save or convert the checkpoint with safe_serialization",
         )
-    return CheckpointError("holds no safetensors weights", file=directory, hint="give a checkpoint or a run directory")
+    return CheckpointError(
+        "holds no safetensors weights", file=directory, hint="leave it out; a checkpoint or a run directory is needed"
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,7 +80,7 @@ def _header_text(descriptor: int, size: int, path: Path) -> bytes:
     return read_bytes(descriptor, length, 8, path)
 
 
-_COPY_AGAIN = "the file is incomplete; copy or save it again"
+_COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the checkpoint out"
 
 
 def parse_header(path: Path, size: int, text: bytes) -> WeightFile:
@@ -112,29 +113,37 @@ def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice")
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{_short(twice)} appears twice")
     return result
 
 
 def _tensor(path: Path, name: str, entry: Any) -> Tensor:
     def lie(what: str) -> CheckpointError:
-        return CheckpointError(f"has a header that cannot be right: {name!r} {what}", file=path, tensor=name)
+        return CheckpointError(f"has a header that cannot be right: {_short(name)} {what}", file=path, tensor=name)
 
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise lie("is not a name in Unicode")
     if not isinstance(entry, dict):
         raise lie("is not described by an object")
     code, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(code, str) or code not in DTYPES:
-        raise lie(f"has the unknown dtype {code!r}")
+        raise lie(f"has the unknown dtype {_short(code)}")
     if not _are_sizes(shape):
-        raise lie(f"has the shape {shape!r}")
+        raise lie(f"has the shape {_short(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise lie(f"has the data_offsets {offsets!r}")
+        raise lie(f"has the data_offsets {_short(offsets)}")
     begin, nbytes = offsets[0], offsets[1] - offsets[0]
     bits = math.prod(shape) * DTYPES[code].bits
     if bits != 8 * nbytes:
         raise lie(f"is {shape_text(shape)} of {DTYPES[code].name}, {-(-bits // 8)} bytes, but has {nbytes}")
     return Tensor(name, code, tuple(shape), begin, nbytes)
+
+
+def _short(value: Any) -> str:
+    """A value from a header as text that fits on a line, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
@@ -169,4 +178,5 @@ def _shared(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def shape_text(shape: Iterable[int]) -> str:
     """`2816×1024`; `a scalar` without dimensions."""
-    return "×".join(str(n) for n in shape) or "a scalar"
+    text = "×".join(str(n) for n in shape) or "a scalar"
+    return text if len(text) <= 80 else f"{text[:80]}…"

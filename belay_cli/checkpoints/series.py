@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from filecmp import cmp
 from itertools import pairwise
 from pathlib import Path
 
 from belay_cli.checkpoints.checkpoint import Checkpoint, is_average, open_checkpoint
-from belay_cli.checkpoints.directory import checkpoints_inside, choose_weights
+from belay_cli.checkpoints.directory import checkpoints_inside
 from belay_cli.checkpoints.fingerprint import fingerprint
+from belay_cli.checkpoints.steps import step_in_name
 from belay_cli.errors import CheckpointError, SeriesError, UsageError
 
 UNITS = ("auto", "step", "checkpoint")
@@ -48,6 +50,7 @@ class Series:
     ticks: tuple[int, ...]
     unit: str
     notes: tuple[str, ...] = ()
+    selection: Selection = Selection()
 
     @property
     def last(self) -> Checkpoint:
@@ -62,12 +65,14 @@ def find_paths(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Path],
     paths: list[Path] = []
     notes: list[str] = []
     for argument in arguments:
+        if not os.fspath(argument):
+            raise UsageError("a checkpoint is given as an empty text", hint="is a variable of the shell not set?")
         if "://" in os.fspath(argument):
             raise CheckpointError("is a URL; belay reads local files", file=argument, hint="download it first")
         path = Path(argument)
-        inside = checkpoints_inside(path) if path.is_dir() else []
-        if inside and inside[0].is_dir() and choose_weights(path):
-            notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not the model at its top")
+        inside, left_out = checkpoints_inside(path) if path.is_dir() else ([], [])
+        if inside and left_out:
+            notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not {', '.join(left_out)}")
         paths += inside or [path]
     return paths, notes
 
@@ -80,20 +85,29 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     """
     selection = selection or Selection()
     paths, notes = find_paths(arguments)
+    # By their names first: what is left out need not be whole.
+    paths = [path for path in paths if _may_be_taken(path, selection)] or paths
     checkpoints = distinct([open_checkpoint(path, needs_step=selection.order == "step") for path in paths], notes)
     notes += dict.fromkeys(note for checkpoint in checkpoints for note in checkpoint.notes)
     _refuse_averages(checkpoints, selection)
     ordered, unit = order_checkpoints(checkpoints, selection, notes)
     taken = _select(ordered, selection)
     ticks = tuple(_step(c) for c in taken) if unit == "step" else tuple(range(len(taken)))
-    return Series(_series_name(taken), tuple(taken), ticks, unit, tuple(notes))
+    return Series(_series_name(taken), tuple(taken), ticks, unit, tuple(notes), selection)
+
+
+def _may_be_taken(path: Path, selection: Selection) -> bool:
+    step = step_in_name(path.name if path.is_dir() else path.stem)
+    low, high = selection.from_step, selection.to_step
+    return step is None or ((low is None or step >= low) and (high is None or step <= high))
 
 
 def distinct(checkpoints: list[Checkpoint], notes: list[str]) -> list[Checkpoint]:
     """Without arguments that name the same file twice."""
     seen: dict[Path, Checkpoint] = {}
     for checkpoint in checkpoints:
-        first = seen.setdefault(checkpoint.files[0].path.resolve(), checkpoint)
+        # Not through links: a cache keeps equal shards of different checkpoints as links to one file.
+        first = seen.setdefault(checkpoint.path.absolute(), checkpoint)
         if first is not checkpoint:
             notes.append(f"{checkpoint.path} is {first.path} again; it counts once")
     return list(seen.values())
@@ -152,7 +166,7 @@ def _merge_twins(ordered: list[Checkpoint], notes: list[str]) -> list[Checkpoint
         before = distinct[-1]
         if checkpoint.step != before.step:
             distinct.append(checkpoint)
-        elif checkpoint.bytes == before.bytes and fingerprint(checkpoint) == fingerprint(before):
+        elif _same_bytes(checkpoint, before):
             notes.append(f"{checkpoint.path} is the same as {before.path}; it counts once")
         else:
             raise SeriesError(
@@ -161,6 +175,13 @@ def _merge_twins(ordered: list[Checkpoint], notes: list[str]) -> list[Checkpoint
                 hint="a series has one checkpoint a step; leave one of them out",
             )
     return distinct
+
+
+def _same_bytes(one: Checkpoint, other: Checkpoint) -> bool:
+    if [file.size for file in one.files] != [file.size for file in other.files]:
+        return False
+    pairs = zip(one.files, other.files, strict=True)
+    return fingerprint(one) == fingerprint(other) and all(cmp(a.path, b.path, shallow=False) for a, b in pairs)
 
 
 def _select(ordered: list[Checkpoint], selection: Selection) -> list[Checkpoint]:

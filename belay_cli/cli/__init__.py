@@ -8,11 +8,13 @@ options   the options
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -94,6 +96,12 @@ def run(arguments: list[str]) -> int:
     except Terminated:
         console.error(BelayError("terminated", hint="no unfinished output is left behind"))
         return 143
+    except OSError as error:
+        if debug:
+            raise
+        with contextlib.suppress(OSError):  # it may be stdout itself that failed
+            console.error(BelayError(error.strerror or str(error), file=error.filename))
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -114,6 +122,9 @@ def _usage(console: Console, error: typer.TyperException) -> int:
 def _encode_everything() -> None:
     """A terminal or a log that is not UTF-8 gets plain signs instead of an error."""
     codecs.register_error("belay", words.ascii_instead)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: belay plan run >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="belay")

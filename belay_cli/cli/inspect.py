@@ -46,7 +46,8 @@ def inspect(
         belay inspect run --tensors
     """
     console = Console(json=json, quiet=quiet)
-    found = look(checkpoints, Selection(order=order, unit=unit, allow_averages=True))
+    selection = Selection(order=order, unit=unit, allow_averages=True)
+    found = look(checkpoints, selection)
     if json:
         console.json(found.to_json(tensors))
     elif not quiet:
@@ -122,7 +123,7 @@ class Findings:
             )
         if not self.problems and series.checkpoints:
             console.line()
-            console.line(f"one series; next: belay plan {' '.join(_arguments(series))}")
+            console.line("one series; what an average of it would be: belay plan, with the same arguments")
 
 
 def look(arguments: Sequence[str], selection: Selection) -> Findings:
@@ -185,8 +186,3 @@ def _dtypes(checkpoint: Checkpoint) -> list[str]:
     for _, tensor in checkpoint.tensors.values():
         total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.nbytes
     return [DTYPES[code].name for code in sorted(total, key=lambda code: -total[code])]
-
-
-def _arguments(series: Series) -> list[str]:
-    paths = [str(checkpoint.path) for checkpoint in series.checkpoints]
-    return paths if len(paths) <= 3 else [paths[0], "…", paths[-1]]

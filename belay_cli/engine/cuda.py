@@ -24,7 +24,7 @@ from belay_cli.errors import DeviceError
 from belay_cli.plan import Plan
 
 _LARGEST_CHUNK = 8 << 20  # elements
-_SMALLEST_CHUNK = 64 << 10
+_SMALLEST_CHUNK = 4 << 10
 _SHARE_OF_FREE = 0.8  # of the GPU memory that is free, what a replay takes at most
 _RESULTS = 2  # results under way: one being written while the next is computed
 
@@ -46,6 +46,9 @@ class Timeline:
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if self._stream is not None:
+            # The buffers come from the current stream; what ran in them there before must be over.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def running(self) -> contextlib.AbstractContextManager[object]:
         """Operations inside go onto this timeline."""
@@ -54,6 +57,11 @@ class Timeline:
     def mark(self) -> Mark:
         """The point after everything that was asked for so far."""
         return Mark(None if self._stream is None else self._stream.record_event())
+
+    def finish(self) -> None:
+        """Block this thread until everything that was asked for is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def after(self, mark: Mark) -> None:
         """What is asked for from now on begins after the mark."""
@@ -169,7 +177,9 @@ class Pipeline:
             future.result()
 
     def close(self) -> None:
-        """Close the files that were read."""
+        """Close the files that were read, when nothing runs in the buffers any more."""
+        self._copying.finish()
+        self._computing.finish()
         for files in self._files.values():
             files.close()
 

@@ -8,7 +8,7 @@ from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.engine.chunks import Chunk, Source, sources
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate
-from belay_cli.errors import NumericError
+from belay_cli.errors import NumericError, glob_for
 from belay_cli.plan import Plan
 
 
@@ -55,7 +55,11 @@ def _overflows(chunk: Chunk, parts: list[Source], k: int, files: OpenFiles) -> b
 def _in_weights(plan: Plan, chunk: Chunk, source: Source, kind: str) -> NumericError:
     name = chunk.tensor.name
     checkpoint = plan.series.checkpoints[source.checkpoint]
-    mend = "leave the checkpoint out" if kind == "NaN" else f"for a mask, keep the last checkpoint's: --last '{name}'"
+    mend = (
+        "leave the checkpoint out"
+        if kind == "NaN"
+        else f"for a mask, keep the last checkpoint's: --last {glob_for(name)}"
+    )
     return NumericError(
         f"{name!r} holds {kind}",
         file=checkpoint.path,

@@ -11,12 +11,14 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from belay_cli import words
 from belay_cli.checkpoints.storage import reason
-from belay_cli.errors import OutputError
+from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.plan import Plan, PlannedOutput
 from belay_cli.plan.make import copies_from
 
@@ -73,7 +75,12 @@ class OutputWriter:
         for name in self._plan.copies:
             path = self._directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(copies_from(self._plan.series) / name, path)
+            source = copies_from(self._plan.series) / name
+            try:
+                content = source.read_bytes()
+            except OSError as error:
+                raise CheckpointError(f"cannot be copied: {reason(error)}", file=source) from error
+            path.write_bytes(content)
             self._sync_path(path)
         if entry := self._plan.index():
             path = self._directory / entry[0]
@@ -135,7 +142,9 @@ class OutputWriter:
             yield
         except OSError as error:
             raise OutputError(
-                f"cannot be written: {reason(error)}", file=self._target.path, hint="nothing was left behind"
+                f"cannot be written: {reason(error)}",
+                file=self._target.path,
+                hint="make room, or write somewhere else: -o",
             ) from error
 
 
@@ -188,45 +197,49 @@ def _check_space(plan: Plan) -> None:
         free = shutil.disk_usage(parent).free
         if needed[device] > free:
             raise OutputError(
-                f"cannot be written: it takes {needed[device] / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB free",
+                f"cannot be written: it takes {words.size(needed[device])}, and {words.size(free)} are free",
                 file=output.target.path,
                 hint="make room, or write somewhere else: -o",
             )
 
 
 def _staging_directory(target: Path) -> tuple[Path, int]:
-    """A new directory beside the target, with a lock that says a living process owns it."""
-    parent = target.absolute().parent
-    _remove_abandoned(parent, target.name)
+    """A new directory beside the target, with a lock that says a living process owns it; -1 where there are none."""
+    # A lock may be known to one machine only, so the machine is in the name and cleans up after itself alone.
+    parent, prefix = target.absolute().parent, f".{target.name}.belay-{socket.gethostname()}-"
+    _remove_abandoned(parent, prefix)
     while True:
-        directory = parent / f".{target.name}.belay-{secrets.token_hex(4)}"
+        directory = parent / f"{prefix}{secrets.token_hex(4)}"
         directory.mkdir()
-        lock = _lock(directory)
-        if directory.exists():  # else another run took it for abandoned, before the lock
-            return directory, lock
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another run took it for abandoned
+            lock = _lock(directory)
+            if directory.exists():
+                return directory, lock
 
 
-def _remove_abandoned(parent: Path, name: str) -> None:
+def _remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove what runs that were killed left behind for the same target: nobody holds its lock."""
-    if fcntl is None:
-        return
-    prefix = f".{name}.belay-"
     for directory in [entry for entry in parent.iterdir() if entry.name.startswith(prefix)]:
         with contextlib.suppress(OSError):
             lock = _lock(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
+            if lock >= 0:
+                shutil.rmtree(directory, ignore_errors=True)
+                os.close(lock)
 
 
 def _lock(directory: Path) -> int:
+    """A descriptor that holds the lock, or -1 where there are no locks. Raises BlockingIOError if another holds it."""
     if fcntl is None:
         return -1
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise
+    except OSError:
+        os.close(descriptor)
+        return -1
     return descriptor
 
 

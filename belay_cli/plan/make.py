@@ -11,6 +11,7 @@ from pathlib import Path
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import companions
 from belay_cli.checkpoints.compare import first_difference
+from belay_cli.checkpoints.directory import STANDARD_STEMS
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.errors import UsageError
@@ -134,7 +135,7 @@ class Plan:
         """Name and content of the index, if there are several shards."""
         if len(self.shards) == 1:
             return None
-        return f"{self.series.last.stem}.safetensors.index.json", index(self.tensors, self.shards)
+        return f"{output_stem(self.series)}.safetensors.index.json", index(self.tensors, self.shards)
 
     def files(self, output: PlannedOutput) -> dict[Path, int]:
         """Every file that one output consists of, with its size."""
@@ -149,6 +150,11 @@ class Plan:
             directory = copies_from(self.series)
             files |= {target.path / name: (directory / name).stat().st_size for name in self.copies}
         return files
+
+
+def output_stem(series: Series) -> str:
+    """The name under which loaders look for the weights: that of the last checkpoint, if libraries know it."""
+    return series.last.stem if series.last.directory or series.last.stem in STANDARD_STEMS else "model"
 
 
 def _widest(codes: Iterable[str]) -> int:
@@ -187,11 +193,16 @@ def make_plan(
         raise error
     tensors = [_plan_tensor(tensor, options) for _, tensor in series.last.tensors.values()]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
+    if not kept:
+        raise UsageError("--drop leaves no tensor", hint="drop fewer")
+    if any(path is not None and not os.fspath(path) for path in outputs):
+        raise UsageError("--output is empty", hint="is a variable of the shell not set?")
     targets = [
-        find_target(Path(path or default_output(series)), series, overwrite=options.overwrite) for path in outputs
+        find_target(default_output(series) if path is None else Path(path), series, overwrite=options.overwrite)
+        for path in outputs
     ]
     _refuse_same(targets)
-    placed, shards = lay_out(kept, series.last.stem, _largest_shard(options, targets))
+    placed, shards = lay_out(kept, output_stem(series), _largest_shard(options, targets))
     directory = series.last.directory
     copies, led_outside = companions(directory) if directory and not all(t.is_file for t in targets) else ([], [])
     planned = [_plan_output(series, rule, target) for rule, target in zip(rules, targets, strict=True)]

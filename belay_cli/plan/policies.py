@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from belay_cli.checkpoints.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
 from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.errors import SeriesError, UsageError
+from belay_cli.errors import SeriesError, UsageError, glob_for
 
 AVERAGE, LAST, DROP = "average", "last", "drop"
 
@@ -44,7 +44,9 @@ class Policies:
             for glob in globs:
                 matched = [tensor for tensor in tensors if fnmatchcase(tensor.name, glob)]
                 if not matched:
-                    raise UsageError(f"--{option} '{glob}' matches no tensor", hint="belay inspect lists them")
+                    raise UsageError(
+                        f"--{option} '{glob}' matches no tensor", hint="belay inspect --tensors lists them"
+                    )
                 if option == AVERAGE and not any(DTYPES[tensor.dtype].averageable for tensor in matched):
                     raise UsageError(f"--average '{glob}' matches no floating point tensor")
         for tensor in tensors:
@@ -52,7 +54,7 @@ class Policies:
                 raise SeriesError(
                     f"{tensor.name!r} is {DTYPES[tensor.dtype].name}, whose numbers mean nothing without their scales",
                     tensor=tensor.name,
-                    hint=f"average the checkpoints before quantization; to keep the last one's: --last '{tensor.name}'",
+                    hint=f"average before quantization; to keep the last one's: --last {glob_for(tensor.name)}",
                 )
 
     def arguments(self) -> list[str]:

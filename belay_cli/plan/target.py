@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
 from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
 from belay_cli.errors import CheckpointError, OutputError
@@ -34,6 +35,8 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise OutputError("cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {parent}")
+    if not is_file and path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        raise OutputError("is not a name for safetensors", file=path, hint=f"-o {path.stem}.safetensors")
     if not path.exists() and not path.is_symlink():
         return Target(path, is_file)
     if is_file:
@@ -102,7 +105,8 @@ def _recorded_copies(file: WeightFile) -> list[str]:
         return []
     if not isinstance(names, list):
         return []
-    return [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+    plain = [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+    return [name for name in plain if is_companion(name.rpartition("/")[2])]
 
 
 def refuse_foreign(target: Target, names: Iterable[str]) -> None:

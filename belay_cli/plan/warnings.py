@@ -77,4 +77,4 @@ def identical_warnings(series: Series, fingerprints: Sequence[str]) -> Iterator[
     for checkpoint, mark in zip(series.checkpoints, fingerprints, strict=True):
         other = first.setdefault(mark, checkpoint.name)
         if other != checkpoint.name:
-            yield f"{checkpoint.name} has the same content as {other}: was it saved or downloaded wrongly?"
+            yield f"{checkpoint.name} looks the same as {other}: was it saved or downloaded wrongly?"
