@@ -112,15 +112,31 @@ class OutputWriter:
             self._sync_path(target.path.absolute().parent)
 
     def _replace_in_directory(self) -> None:
-        target = self._target.path
+        """The old output's files step aside, an index first, and the new ones move in, the index last.
+
+        In between no loader finds weights there. If a step fails, the old output is put back.
+        """
+        target, aside = self._target.path, self._directory / "replaced"
         target.mkdir(exist_ok=True)
-        for name in sorted(self._target.replaced, key=lambda name: not name.endswith(".json")):
-            (target / name).unlink(missing_ok=True)  # an index first: without it no loader takes the shards
         entry = self._plan.index()
         weights = [shard.name for shard in self._plan.shards] + ([entry[0]] if entry else [])
-        for name in [*self._plan.copies, *weights]:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            _move_file(self._directory / name, target / name, replace=False)
+        stepped_aside: list[str] = []
+        moved_in: list[str] = []
+        try:
+            for name in sorted(self._target.replaced, key=lambda name: not name.endswith(".json")):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                (target / name).rename(aside / name)
+                stepped_aside.append(name)
+            for name in [*self._plan.copies, *weights]:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                _move_file(self._directory / name, target / name, replace=False)
+                moved_in.append(name)
+        except BaseException:
+            for name in moved_in:
+                (target / name).unlink()
+            for name in reversed(stepped_aside):
+                (aside / name).rename(target / name)
+            raise
         self._sync_path(target)
 
     def discard(self) -> None:
