@@ -7,6 +7,7 @@
     plan         everything decided before a weight is read
     provenance   what the metadata of an output says
     engine       the plan run: arithmetic, streams, the writer
+    verify       an output against its record and its checkpoints
     report       what was done, under stable names
     console      the only printer
     words        numbers as people read them

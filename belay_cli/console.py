@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,6 +120,9 @@ class Console:
             self._out.print(
                 Text.assemble((f"{mark} ", "bold green"), (words.printable(done.output), "bold"), f"  {wrote}")
             )
+            if not done.output.endswith(".safetensors"):  # a file does not know where its checkpoints lay
+                hint = f"  check it: belay verify {shlex.quote(done.output)}"
+                self._err.print(Text(words.printable(hint), style="dim"))
 
 
 def _unicode(screen: rich.console.Console) -> bool:

@@ -1,22 +1,31 @@
 """Provenance: what the metadata of every weight file says, enough to verify the average and to repeat it.
 
-Every value is text. `belay.series` and `belay.rule` are JSON. Nothing in it depends on the machine, the
-time, or what was typed: the same inputs and options give the same bytes.
+Every value is text; `belay.series`, `belay.rule`, `belay.copies` and `belay.digests` are JSON. Nothing in it
+depends on the machine, the time, or what was typed: the same inputs and options give the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from belay_cli._version import __version__
 from belay_cli.checkpoints import Series
+from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.rules import Rule
+from belay_cli.rules.dynamics import Dynamics
 
-# As long as a real fingerprint, so that sizes are known before anything is read.
+# As long as a real fingerprint or digest, so that sizes are known before anything is read.
 PLACEHOLDER = "0" * 64
+
+DOCUMENT = "belay.json"  # the same record beside the weights, for people and programs
+SCHEMA = 1  # of that document
+LOCAL = ".belay/local.json"  # where the inputs lay; never published
 
 
 def metadata(
@@ -24,11 +33,15 @@ def metadata(
     rule: Rule,
     coefficients: Sequence[float],
     *,
+    policies: Mapping[str, Sequence[str]],
     options: Sequence[str],
     copies: Sequence[str],
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    """The metadata of every file of one output; `options` are the policies and the dtype as command-line words."""
+    """The metadata of every file of one output.
+
+    policies: the globs of `average`, `last` and `drop`; options: policies and dtype as command-line words.
+    """
     fingerprints = fingerprints or [PLACEHOLDER] * len(series.checkpoints)
     return {
         "format": "pt",
@@ -49,9 +62,30 @@ def metadata(
                 )
             ]
         ),
+        "belay.policies": _compact({name: list(globs) for name, globs in policies.items()}),
         "belay.command": command(series, rule, options),
         "belay.copies": _compact(list(copies)),
     }
+
+
+def digest_entry(names: Sequence[str], digests: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The metadata entry with the SHA-256 (hex) of the bytes of each tensor of one file."""
+    return {"belay.digests": _compact({name: digests[name] if digests else PLACEHOLDER for name in names})}
+
+
+def document(entries: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
+    """belay.json: `schema`, then the metadata's entries without their prefix, as JSON values, and all `digests`."""
+    texts = ("version", "command")
+    plain = {name.removeprefix("belay."): value for name, value in entries.items() if name.startswith("belay.")}
+    values = {name: value if name in texts else json.loads(value) for name, value in plain.items()}
+    content = {"schema": SCHEMA, **values, "digests": dict(digests)}
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def local_document(series: Series) -> bytes:
+    """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again."""
+    paths = [str(checkpoint.path.absolute()) for checkpoint in series.checkpoints]
+    return (json.dumps({"checkpoints": paths}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
@@ -60,6 +94,50 @@ def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
     words += ["--order", "given"] if series.selection.order == "given" else []
     words += ["--allow-averages"] if series.selection.allow_averages else []
     return shlex.join(words + [checkpoint.name for checkpoint in series.checkpoints])
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One checkpoint as an output records it."""
+
+    name: str
+    tick: int
+    coefficient: float
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an output says of itself. `debias` and `dynamics` are its rule; digests are by tensor name."""
+
+    dynamics: Dynamics
+    debias: bool
+    series: tuple[Recorded, ...]
+    policies: dict[str, tuple[str, ...]]
+    digests: dict[str, str]
+
+
+def read_record(metadata: Mapping[str, str], path: Path) -> Record:
+    """Parse the metadata of one file. Raises CheckpointError if belay did not write it, or it was damaged."""
+    if "belay.version" not in metadata:
+        raise CheckpointError("was not written by belay: it has no record of how it was made", file=path)
+    try:
+        rule = json.loads(metadata["belay.rule"])
+        dynamics = Dynamics(*(float(rule[name]) for name in ("a", "inertia", "feedback", "curvature")))
+        series = tuple(
+            Recorded(str(c["name"]), int(c["tick"]), float(c["coefficient"]), str(c["fingerprint"]))
+            for c in json.loads(metadata["belay.series"])
+        )
+        policies = {str(k): tuple(map(str, v)) for k, v in json.loads(metadata["belay.policies"]).items()}
+        digests = {str(k): str(v) for k, v in json.loads(metadata["belay.digests"]).items()}
+        if policies.keys() != {"average", "last", "drop"}:
+            raise ValueError("its policies are not those of belay")
+        record = Record(dynamics, bool(rule["debias"]), series, policies, digests)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
+        raise CheckpointError(f"has a damaged record of how it was made: {error}", file=path) from error
+    if not series or any(b.tick <= a.tick for a, b in pairwise(series)):
+        raise CheckpointError("has a damaged record of how it was made: its ticks do not rise", file=path)
+    return record
 
 
 def _compact(value: Any) -> str:

@@ -331,3 +331,18 @@ def test_a_program_keeps_its_number_of_torch_threads(tmp_path):
     before = torch.get_num_threads()
     average(make_files(tmp_path), "out.safetensors")
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("chunk", [None, 64])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_digests_are_those_of_the_tensors(tmp_path, chunk, threads):
+    run = make_run(tmp_path / "run")
+    average([run], "out", chunk=chunk, threads=threads, max_shard_size="1kB", dtype="bfloat16")
+    seen = set()
+    for path in Path("out").glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            digests = json.loads(file.metadata()["belay.digests"])
+        contents = tensor_bytes(path)
+        assert digests == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        seen |= contents.keys()
+    assert seen == tensors().keys()

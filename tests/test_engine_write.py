@@ -25,6 +25,9 @@ from tests.conftest import belay_process, everything_in, make_files, make_run, t
 def test_a_new_directory_is_a_hub_directory(tmp_path):
     average([make_run(tmp_path / "run")], "out", max_shard_size="1500")
     assert everything_in(Path("out")) == [
+        ".belay",
+        ".belay/local.json",
+        "belay.json",
         "config.json",
         "model-00001-of-00003.safetensors",
         "model-00002-of-00003.safetensors",
@@ -123,6 +126,10 @@ def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path, target, er
     assert at > 8
 
 
+def contents(directory):
+    return {name: Path(directory, name).read_bytes() for name in everything_in(Path(directory)) if name != ".belay"}
+
+
 def loads(directory):
     """Whether a loader would find weights there: a single file, or an index with all its shards."""
     index = Path(directory, "model.safetensors.index.json")
@@ -134,16 +141,16 @@ def loads(directory):
 def test_overwriting_never_leaves_a_mixture(tmp_path, old, new):
     make_run(tmp_path / "run")
     average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
-    expected = {name: Path("new", name).read_bytes() for name in everything_in(Path("new"))}
+    expected = contents("new")
     at, finished = 0, False
     while not finished:
         at += 1
         shutil.rmtree("out", ignore_errors=True)
         average([tmp_path / "run"], "out", max_shard_size=old)
-        before = {name: Path("out", name).read_bytes() for name in everything_in(Path("out"))}
+        before = contents("out")
         error = OSError(errno.EIO, "Input/output error")
         _, finished = run_broken(tmp_path, at, error, "out", method="belay", max_shard_size=new, overwrite=True)
-        after = {name: Path("out", name).read_bytes() for name in everything_in(Path("out"))}
+        after = contents("out")
         assert after in (before, expected), f"step {at}"
         assert sorted(os.listdir(".")) == ["new", "out"]
     assert after == expected
@@ -158,7 +165,9 @@ def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path):
     with pytest.raises(OutputError, match="out: exists"):
         average([run], "out")
     average([run], "out", overwrite=True)
-    assert everything_in(Path("out")) == ["config.json", "logs", "model.safetensors", "notes.md"]
+    assert everything_in(Path("out")) == [
+        *(".belay", ".belay/local.json", "belay.json", "config.json", "logs", "model.safetensors", "notes.md")
+    ]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "config.json"])
@@ -264,7 +273,7 @@ def test_a_directory_that_may_not_be_written(tmp_path):
 def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(OutputError, match="it takes 3.50 kB, and 1.00 kB are free"):
+    with pytest.raises(OutputError, match="it takes 4.08 kB, and 1.00 kB are free"):
         average(make_files(tmp_path), "out.safetensors")
 
 
@@ -366,6 +375,6 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 def test_files_become_a_directory_that_loaders_understand(tmp_path):
     average(make_files(tmp_path), "out")
-    assert os.listdir("out") == ["model.safetensors"]
+    assert sorted(os.listdir("out")) == [".belay", "belay.json", "model.safetensors"]
     with pytest.raises(OutputError, match="out.pt: is not a name for safetensors"):
         average(make_files(tmp_path), "out.pt")

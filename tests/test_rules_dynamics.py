@@ -20,7 +20,7 @@ from belay_cli.rules.dynamics import (
     spectral_radius,
 )
 from belay_cli.rules.half_life import a_from_half_life
-from belay_cli.rules.recursion import debiased_ema_weights, replay_ticks, replay_weights
+from belay_cli.rules.recursion import debiased_ema_weights, replay_intervals, replay_ticks, replay_weights
 from belay_cli.rules.summary import summarize
 
 VECTORS = json.loads((Path(__file__).parent / "vectors/dynamics.json").read_text())["cases"]
@@ -78,6 +78,21 @@ def test_debiased_coefficients_equal_the_recursion(ticks, a):
     c = debiased_ema_coefficients(a, ticks)
     expected = debiased_ema_weights(a, ticks, np.eye(len(ticks), dtype=np.longdouble))
     assert np.max(np.abs(c - expected)) < 1e-12
+
+
+@given(ticks, small_a, st.floats(0, 0.99), st.floats(0, 4), st.floats(0, 4), st.booleans())
+def test_the_recursion_by_intervals_is_the_recursion(ticks, a, inertia, feedback, curvature, debias):
+    weights = np.random.default_rng(0).normal(size=(len(ticks), 3))
+    if debias:
+        by_intervals = replay_intervals(Dynamics(a), ticks, iter(weights), debias=True)
+        expected = debiased_ema_weights(a, ticks, weights)
+    else:
+        dynamics = Dynamics(a, inertia, feedback, curvature)
+        assume(spectral_radius(dynamics) <= 1)
+        by_intervals = replay_intervals(dynamics, ticks, iter(weights))
+        expected = replay_weights(dynamics, ticks, weights)
+    lost = 1e-15 / min(1.0, a * (ticks[-1] + 1)) if debias else 0.0  # by dividing by a tiny sum
+    assert np.max(np.abs(by_intervals - expected)) < 1e-11 + lost
 
 
 @pytest.mark.parametrize("half_life", [1e3, 1e7, 1e9])

@@ -2,6 +2,7 @@
 
 average   belay average, belay plan
 inspect   belay inspect
+verify    belay verify
 options   the options
 """
 
@@ -24,6 +25,7 @@ from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
 from belay_cli.cli.inspect import inspect
+from belay_cli.cli.verify import verify
 from belay_cli.console import Console
 from belay_cli.errors import BelayError, UsageError
 
@@ -38,6 +40,7 @@ app = typer.Typer(
 app.command()(average)
 app.command()(plan)
 app.command()(inspect)
+app.command()(verify)
 
 
 def _print_version(asked: bool) -> None:

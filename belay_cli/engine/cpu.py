@@ -44,10 +44,15 @@ class Lane:
                     self._copy(chunk, files) if chunk.tensor.copied else self._average(chunk, files)
                 except BelayError as error:
                     self.failure = (chunk.number, error)
-                    queue.stop()
+                    self._stop(queue)
                 except BaseException:
-                    queue.stop()
+                    self._stop(queue)
                     raise
+
+    def _stop(self, queue: Queue) -> None:
+        queue.stop()
+        for writer in self._writers:
+            writer.stop()
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
         (source,) = sources(self._plan, chunk)
@@ -55,7 +60,7 @@ class Lane:
         files.read_into(source.path, data, source.offset)
         self.bytes_read += len(data)
         for writer in self._writers:
-            self._write(writer, chunk, data)
+            writer.write(chunk, data)
 
     def _average(self, chunk: Chunk, files: OpenFiles) -> None:
         # Every view is made once a chunk: the loop below is where the time goes, and threads share the interpreter.
@@ -78,10 +83,7 @@ class Lane:
             finish(accs[k], out)
             if not all_finite(out) and (error := explain(self._plan, chunk, k)):
                 raise error
-            self._write(writer, chunk, written.data)
-
-    def _write(self, writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
-        writer.write(chunk.tensor.shard, chunk.tensor.offset + chunk.begins(chunk.tensor.dtype), data)
+            writer.write(chunk, written.data)
 
 
 def replay_on_cpu(plan: Plan, writers: list[OutputWriter], progress: Progress) -> None:

@@ -124,7 +124,7 @@ class Pipeline:
         if chunk.tensor.copied:
             data = slot.host.numpy().data[: chunk.nbytes(chunk.tensor.dtype)]
             for writer in self._writers:
-                _write(writer, chunk, data)
+                writer.write(chunk, data)
             return
         nbytes = chunk.nbytes(chunk.tensor.source_dtype)
         self._copying.after(slot.used)
@@ -170,7 +170,7 @@ class Pipeline:
             error = explain(self._plan, chunk, k)
             if error is not None:
                 raise error
-        _write(self._writers[k], chunk, host.numpy().data)
+        self._writers[k].write(chunk, host.numpy().data)
 
     def _wait_for_oldest(self) -> None:
         for future in self._written.popleft():
@@ -183,14 +183,15 @@ class Pipeline:
         for files in self._files.values():
             files.close()
 
+    def stop(self) -> None:
+        """Let no thread wait for a chunk that will not come."""
+        for writer in self._writers:
+            writer.stop()
+
     def drain(self) -> None:
         """Wait until every result is written."""
         while self._written:
             self._wait_for_oldest()
-
-
-def _write(writer: OutputWriter, chunk: Chunk, data: memoryview) -> None:
-    writer.write(chunk.tensor.shard, chunk.tensor.offset + chunk.begins(chunk.tensor.dtype), data)
 
 
 def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress, device: torch.device) -> None:
@@ -201,6 +202,7 @@ def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress
         pipeline, n = _allocate(plan, writers, device, n, threads)
         at_the_end.callback(pipeline.close)
         at_the_end.callback(threads.shutdown, wait=True, cancel_futures=True)  # before its files are closed
+        at_the_end.callback(pipeline.stop)
         _run(pipeline, _parts(plan, n), threads, progress)
 
 

@@ -18,9 +18,12 @@ from pathlib import Path
 
 from belay_cli import words
 from belay_cli.checkpoints.storage import reason
+from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.digest import TensorDigests
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.plan import Plan, PlannedOutput
 from belay_cli.plan.make import copies_from
+from belay_cli.provenance import DOCUMENT, LOCAL, local_document
 
 try:
     import fcntl
@@ -37,7 +40,9 @@ class OutputWriter:
         self._plan = plan
         self._output = output
         self._target = output.target
+        self._fingerprints = fingerprints
         self._headers = plan.headers(output, fingerprints)
+        self._digests = TensorDigests()
         self._descriptors: list[int] = []
         self._lock = -1
         with self._errors_named():
@@ -53,16 +58,25 @@ class OutputWriter:
                 os.ftruncate(descriptor, len(head) + shard.nbytes)
                 _write_all(descriptor, memoryview(head), 0)
 
-    def write(self, shard: int, offset: int, data: memoryview) -> None:
-        """Put bytes at `offset` of the data of a shard."""
+    def write(self, chunk: Chunk, data: memoryview) -> None:
+        """Put a chunk's bytes in their place, and add them to the digest of their tensor."""
+        self._digests.update(chunk, data)
+        tensor = chunk.tensor
         with self._errors_named():
-            _write_all(self._descriptors[shard], data, len(self._headers[shard]) + offset)
+            offset = len(self._headers[tensor.shard]) + tensor.offset + chunk.begins(tensor.dtype)
+            _write_all(self._descriptors[tensor.shard], data, offset)
+
+    def stop(self) -> None:
+        """Let no thread wait for a chunk that will not come."""
+        self._digests.stop()
 
     def sync(self) -> None:
-        """Add the files beside the weights, and wait until everything is on the disk."""
+        """Put the digests into the headers, add the files beside the weights, wait until everything is on the disk."""
+        digests = {tensor.name: self._digests.of(tensor) for tensor in self._plan.tensors}
         with self._errors_named():
-            while self._descriptors:
+            for head in reversed(self._plan.headers(self._output, self._fingerprints, digests)):
                 descriptor = self._descriptors.pop()
+                _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                 try:
                     if self._plan.options.sync:
                         os.fsync(descriptor)
@@ -70,6 +84,17 @@ class OutputWriter:
                     os.close(descriptor)
             if not self._target.is_file:
                 self._add_companions()
+                self._add_file(DOCUMENT, self._plan.document(self._output, self._fingerprints, digests))
+                self._add_file(LOCAL, local_document(self._plan.series))
+                if entry := self._plan.index():
+                    self._add_file(*entry)
+                self._sync_path(self._directory)
+
+    def _add_file(self, name: str, content: bytes) -> None:
+        path = self._directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        self._sync_path(path)
 
     def _add_companions(self) -> None:
         for name in self._plan.copies:
@@ -82,11 +107,6 @@ class OutputWriter:
                 raise CheckpointError(f"cannot be copied: {reason(error)}", file=source) from error
             path.write_bytes(content)
             self._sync_path(path)
-        if entry := self._plan.index():
-            path = self._directory / entry[0]
-            path.write_bytes(entry[1])
-            self._sync_path(path)
-        self._sync_path(self._directory)
 
     def _sync_path(self, path: Path) -> None:
         if self._plan.options.sync and os.name == "posix":
@@ -127,7 +147,7 @@ class OutputWriter:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).rename(aside / name)
                 stepped_aside.append(name)
-            for name in [*self._plan.copies, *weights]:
+            for name in [*self._plan.copies, DOCUMENT, LOCAL, *weights]:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 _move_file(self._directory / name, target / name, replace=False)
                 moved_in.append(name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from belay_cli.plan.layout import (
 from belay_cli.plan.policies import AVERAGE, DROP, Policies
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import rule_warnings, tensor_warnings
-from belay_cli.provenance import metadata
+from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, metadata
 from belay_cli.rules import Rule, RuleOptions, Summary, resolve_rule, summarize
 from belay_cli.rules.dynamics import Dynamics, Float64Array, dynamics_coefficients
 
@@ -115,17 +115,38 @@ class Plan:
         """Bytes of the widest element that is read, and of the widest that is written."""
         return _widest(tensor.source_dtype for tensor in self.tensors), _widest(tensor.dtype for tensor in self.tensors)
 
-    def headers(self, output: PlannedOutput, fingerprints: Sequence[str] | None = None) -> list[bytes]:
-        """The header of each shard of one output; without fingerprints, placeholders of the same length."""
-        entries = metadata(
+    def metadata(self, output: PlannedOutput, fingerprints: Sequence[str] | None = None) -> dict[str, str]:
+        """The record of one output, but for the digests."""
+        return metadata(
             self.series,
             output.rule,
             output.coefficients.tolist(),
+            policies=asdict(self.options.policies),
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
             fingerprints=fingerprints,
         )
-        return [header(self.tensors_of(number), entries) for number in range(len(self.shards))]
+
+    def document(
+        self,
+        output: PlannedOutput,
+        fingerprints: Sequence[str] | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """belay.json of one output directory; without fingerprints or digests, placeholders of the same length."""
+        names = sorted(tensor.name for tensor in self.tensors)
+        return document(self.metadata(output, fingerprints), {n: digests[n] if digests else PLACEHOLDER for n in names})
+
+    def headers(
+        self,
+        output: PlannedOutput,
+        fingerprints: Sequence[str] | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> list[bytes]:
+        """The header of each shard of one output; without fingerprints or digests, placeholders of the same length."""
+        entries = self.metadata(output, fingerprints)
+        parts = [self.tensors_of(number) for number in range(len(self.shards))]
+        return [header(part, entries | digest_entry([tensor.name for tensor in part], digests)) for part in parts]
 
     def tensors_of(self, shard: int) -> list[PlannedTensor]:
         """The tensors of one shard, in the order of their bytes."""
@@ -146,6 +167,7 @@ class Plan:
         files = {target.path / shard.name: size for shard, size in zip(self.shards, sizes, strict=True)}
         if entry := self.index():
             files[target.path / entry[0]] = len(entry[1])
+        files[target.path / DOCUMENT] = len(self.document(output))
         if self.copies:
             directory = copies_from(self.series)
             files |= {target.path / name: (directory / name).stat().st_size for name in self.copies}
@@ -225,7 +247,7 @@ def make_plan(
         warnings=tuple(_warnings(series, planned, placed, led_outside)),
     )
     for target in targets:
-        refuse_foreign(target, [*(shard.name for shard in shards), *copies])
+        refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *copies])
     return plan
 
 

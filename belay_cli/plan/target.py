@@ -12,6 +12,7 @@ from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
 from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
 from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.provenance import DOCUMENT, LOCAL
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def _existing_directory(path: Path, overwrite: bool) -> Target:
                 )
             ours |= {name, *_recorded_copies(file)}
     if ours:
+        ours |= {DOCUMENT, LOCAL}
         ours |= {name for name in entries if name.endswith(INDEX_SUFFIX)}
     return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
 

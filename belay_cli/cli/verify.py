@@ -1,0 +1,99 @@
+"""`belay verify`: check an output against its record and against the checkpoints it was made from."""
+
+from __future__ import annotations
+
+import json as _json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from belay_cli.checkpoints import Selection, Series, find_series
+from belay_cli.cli import options as o
+from belay_cli.console import Console
+from belay_cli.errors import BelayError, UsageError
+from belay_cli.plan.buffers import available_cores
+from belay_cli.provenance import LOCAL
+from belay_cli.verify import FAILED, HELD, Check
+from belay_cli.verify import verify as check_output
+
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="What belay wrote: a file or a directory.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="PATH",
+        help="The checkpoints it was made from; repeat it, or give the run directory.",
+        show_default=False,
+    ),
+]
+Sample = Annotated[
+    str,
+    typer.Option("--sample", metavar="SHARE", help="Of the values, such as 5% (default), or all.", show_default=False),
+]
+
+
+def verify(
+    output: Output,
+    checkpoints: Inputs = None,
+    sample: Sample = "5%",
+    threads: o.Threads = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Check that an average is what it says it is.
+
+    Its structure; the digest of every byte; its coefficients, from the rule again; whether the checkpoints are the ones
+    recorded; and its values, from the checkpoints by the recursion. The exit code is 0 only if all of it was checked
+    and held.
+
+    Examples:
+
+        belay verify belay-average
+        belay verify averaged.safetensors --checkpoints ckpts --sample all
+    """
+    console = Console(json=json, quiet=quiet)
+    share = _share(sample)
+    checks = check_output(Path(output), _find_inputs(Path(output), checkpoints), share, threads or available_cores())
+    good = all(check.status == HELD for check in checks)
+    if json:
+        found = [vars(check) for check in checks]
+        console.json({"command": "verify", "output": output, "verified": good, "checks": found})
+    elif not quiet:
+        for check in checks:
+            console.line(f"  {check.status:<11}  {check.name:<12}  {check.detail}")
+    if not good:
+        if not json:
+            console.error(_error(output, checks))
+        raise typer.Exit(1)
+
+
+def _error(output: str, checks: list[Check]) -> BelayError:
+    failed = [check for check in checks if check.status == FAILED]
+    first = failed[0] if failed else next(check for check in checks if check.status != HELD)
+    what = f"{first.name} {first.status}: {first.detail}" if failed else f"is not verified: {first.detail}"
+    return BelayError(what, file=output, tensor=first.tensor)
+
+
+def _share(text: str) -> float:
+    number = text.removesuffix("%")
+    try:
+        share = 1.0 if text == "all" else float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample {text} is not a share", hint="write 5%, 100% or all")
+    return share
+
+
+def _find_inputs(output: Path, given: list[str] | None) -> Series | None:
+    """The checkpoints given, else those that the output remembers, else None."""
+    selection = Selection(order="given", allow_averages=True)
+    if given:
+        return find_series(given, selection)
+    try:
+        paths = _json.loads((output / LOCAL).read_bytes())["checkpoints"]
+        return find_series([str(path) for path in paths], selection)
+    except (OSError, ValueError, KeyError, TypeError, BelayError):
+        return None

@@ -1,0 +1,217 @@
+"""Verify an output: its structure, its digests, its coefficients, and its values by the recursion.
+
+Three things are independent of what wrote it: the digests are taken again over every byte; the coefficients
+are derived again from the rule; and the values are made again from the checkpoints by the recursion, in
+float64, never by the coefficients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.safetensors_header import Tensor
+from belay_cli.checkpoints.storage import OpenFiles
+from belay_cli.errors import BelayError, SeriesError
+from belay_cli.plan.policies import AVERAGE, Policies
+from belay_cli.provenance import Record, read_record
+from belay_cli.rules.dynamics import Float64Array, debiased_ema_coefficients, dynamics_coefficients
+from belay_cli.rules.recursion import replay_intervals
+
+HELD, FAILED, NOT_CHECKED = "held", "failed", "not checked"
+
+BLOCK = 4096  # elements of one sample
+_DIGEST_BYTES = 4 << 20  # read at a time
+_COEFFICIENT_TOLERANCE = 1e-9
+_RECURSION_TOLERANCE = 1e-10  # of the largest weight: what the recursion itself may round, tick after tick
+
+_MANTISSA = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8}  # bits, with the leading one
+_SMALLEST = {"F64": -1074, "F32": -149, "F16": -24, "BF16": -133}  # exponent of the smallest number above 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was asked of an output. `status` is HELD, FAILED or NOT_CHECKED."""
+
+    name: str
+    status: str
+    detail: str
+    tensor: str | None = None
+
+
+def verify(output: Path, series: Series | None, share: float, threads: int) -> list[Check]:
+    """Every check of an output, in order; `share` of each tensor's values is sampled, 1 for all of them.
+
+    Without the series only the output itself is checked. Raises CheckpointError if the output cannot be read
+    at all, or has no record.
+    """
+    average = open_checkpoint(output, needs_step=False)
+    records = [read_record(file.metadata, file.path) for file in average.files]
+    record = records[0]
+    checks = [Check("structure", HELD, f"{len(average.tensors)} tensors in {len(average.files)} files")]
+    if any(
+        (r.dynamics, r.series, r.policies, r.debias) != (record.dynamics, record.series, record.policies, record.debias)
+        for r in records
+    ):
+        checks.append(Check("record", FAILED, "the files of the output record different averages"))
+    checks.append(_check_digests(average, records, threads))
+    checks.append(_check_coefficients(record))
+    if series is None:
+        missing = "the checkpoints are not there; give them with --checkpoints"
+        return [*checks, Check("inputs", NOT_CHECKED, missing), Check("values", NOT_CHECKED, missing)]
+    try:
+        inputs = _recorded_inputs(record, series)
+    except BelayError as error:
+        return [*checks, Check("inputs", FAILED, str(error)), Check("values", NOT_CHECKED, "the inputs are others")]
+    checks.append(Check("inputs", HELD, f"the {len(inputs)} checkpoints are those recorded"))
+    return [*checks, _check_values(average, record, inputs, share, threads)]
+
+
+def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int) -> Check:
+    recorded = {name: digest for record in records for name, digest in record.digests.items()}
+    if recorded.keys() != average.tensors.keys():
+        name = min(recorded.keys() ^ average.tensors.keys())
+        return Check("digests", FAILED, f"{name!r} is only in one of record and weights", name)
+    with ThreadPoolExecutor(threads) as pool:
+        found = dict(zip(recorded, pool.map(lambda name: _digest(average, name), recorded), strict=True))
+    for name, digest in recorded.items():
+        if found[name] != digest:
+            return Check("digests", FAILED, f"the bytes of {name!r} are not those that were written", name)
+    return Check("digests", HELD, f"every byte of {len(recorded)} tensors")
+
+
+def _digest(average: Checkpoint, name: str) -> str:
+    path, offset = average.location(name)
+    left = average.tensors[name][1].nbytes
+    buffer, digest = memoryview(bytearray(min(left, _DIGEST_BYTES))), hashlib.sha256()
+    with OpenFiles(limit=1) as files:
+        while left:
+            part = buffer[: min(left, _DIGEST_BYTES)]
+            files.read_into(path, part, offset)
+            digest.update(part)
+            offset, left = offset + len(part), left - len(part)
+    return digest.hexdigest()
+
+
+def _check_coefficients(record: Record) -> Check:
+    ticks = [entry.tick for entry in record.series]
+    derive = debiased_ema_coefficients(record.dynamics.a, ticks) if record.debias else None
+    c = dynamics_coefficients(record.dynamics, ticks) if derive is None else derive
+    for entry, expected in zip(record.series, c.tolist(), strict=True):
+        if not abs(entry.coefficient - expected) <= _COEFFICIENT_TOLERANCE:
+            what = f"{entry.name} is recorded with {entry.coefficient:.9g}; the rule gives {expected:.9g}"
+            return Check("coefficients", FAILED, what)
+    return Check("coefficients", HELD, "those of the recorded rule")
+
+
+def _recorded_inputs(record: Record, series: Series) -> list[Checkpoint]:
+    """The checkpoints in the recorded order, whatever they are called now. Raises SeriesError if one is missing."""
+    found = dict(zip(fingerprints(series.checkpoints), series.checkpoints, strict=True))
+    for entry in record.series:
+        if entry.fingerprint not in found:
+            raise SeriesError(f"none of the checkpoints given is the recorded {entry.name}: its fingerprint is another")
+    return [found[entry.fingerprint] for entry in record.series]
+
+
+def _check_values(
+    average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], share: float, threads: int
+) -> Check:
+    policies = Policies(**record.policies)
+    wanted = {n: policies.action(n, t.dtype) for n, (_, t) in inputs[-1].tensors.items()}
+    wanted = {name: action for name, action in wanted.items() if action != "drop"}
+    if wanted.keys() != average.tensors.keys():
+        name = min(wanted.keys() ^ average.tensors.keys())
+        return Check("values", FAILED, f"{name!r} should{'' if name in wanted else ' not'} be there", name)
+    with ThreadPoolExecutor(threads) as pool:
+        one = lambda name: _check_tensor(average, record, inputs, name, wanted[name] == AVERAGE, share)  # noqa: E731
+        results = list(pool.map(one, wanted))
+    for name, (_, bad) in zip(wanted, results, strict=True):
+        if bad:
+            return Check("values", FAILED, f"{name!r} {bad}", name)
+    checked = sum(count for count, _ in results)
+    total = sum(tensor.elements for _, tensor in average.tensors.values())
+    return Check("values", HELD, f"{checked} of {total} values, by the recursion")
+
+
+def _check_tensor(
+    average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], name: str, averaged: bool, share: float
+) -> tuple[int, str]:
+    """How many values were checked, and what is wrong with the first bad one."""
+    tensor, checked = average.tensors[name][1], 0
+    sources = inputs if averaged else inputs[-1:]
+    if any(source.tensors[name][1].shape != tensor.shape for source in sources if name in source.tensors):
+        return 0, "has another shape than in the checkpoints"
+    with OpenFiles(limit=16) as files:
+        for start, count in blocks(name, tensor.elements, share):
+            written = _raw(average, name, start, count, files)
+            if not averaged and tensor.dtype == inputs[-1].tensors[name][1].dtype:
+                if written.tobytes() != _raw(inputs[-1], name, start, count, files).tobytes():
+                    return checked, f"is not that of the last checkpoint, near element {start}"
+            else:
+                rows = [_numbers(source, name, start, count, files) for source in sources]
+                bad = _first_bad(_as_float64(written, tensor.dtype), rows, record, averaged, tensor)
+                if bad is not None:
+                    return checked, f"differs from the recursion at element {start + bad}"
+            checked += count
+    return checked, ""
+
+
+def _first_bad(
+    written: Float64Array, rows: list[Float64Array], record: Record, averaged: bool, tensor: Tensor
+) -> int | None:
+    ticks = [entry.tick for entry in record.series]
+    with np.errstate(all="ignore"):
+        exact = replay_intervals(record.dynamics, ticks, rows, debias=record.debias) if averaged else rows[-1]
+        slack = _RECURSION_TOLERANCE * np.max(np.abs(rows), axis=0)
+        within = np.abs(written - exact) <= 0.51 * _ulp(exact, tensor.dtype) + slack
+        same = (written == exact) | (np.isnan(written) & np.isnan(exact))
+    bad = np.flatnonzero(~(within | same))
+    return int(bad[0]) if bad.size else None
+
+
+def _ulp(exact: Float64Array, dtype: str) -> Float64Array:
+    """The distance of neighbouring numbers of the dtype near each value."""
+    exponent = np.frexp(exact)[1] - _MANTISSA[dtype]
+    return np.asarray(np.ldexp(1.0, np.maximum(exponent, _SMALLEST[dtype])))
+
+
+def blocks(name: str, elements: int, share: float) -> Iterator[tuple[int, int]]:
+    """Start and length of the samples of a tensor: evenly spread, shifted by its name, at least one block."""
+    count = math.ceil(elements / BLOCK)
+    wanted = count if share >= 1 else max(1, math.ceil(count * share))
+    shift = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    chosen = sorted({(i * count // wanted + shift) % count for i in range(wanted)}) if count else []
+    for block in chosen:
+        yield block * BLOCK, min(BLOCK, elements - block * BLOCK)
+
+
+def _raw(
+    checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles
+) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    path, offset = checkpoint.location(name)
+    bits = DTYPES[checkpoint.tensors[name][1].dtype].bits
+    begin = start * bits // 8
+    data = np.empty((start + count) * bits // 8 - begin, np.uint8)
+    files.read_into(path, data.data, offset + begin)
+    return data
+
+
+def _numbers(checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles) -> Float64Array:
+    return _as_float64(_raw(checkpoint, name, start, count, files), checkpoint.tensors[name][1].dtype)
+
+
+def _as_float64(raw: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: str) -> Float64Array:
+    """Exact. bfloat16 is the upper half of a float32."""
+    if dtype == "BF16":
+        return (raw.view("<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
+    return raw.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float64)

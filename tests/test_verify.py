@@ -1,0 +1,206 @@
+"""`belay verify` passes on what belay wrote, and finds whatever was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from belay_cli import average
+from belay_cli.verify import BLOCK, blocks
+from tests.conftest import make_files, make_run, tensors
+from tests.test_engine_replay import RULES
+
+NAMES = ["structure", "digests", "coefficients", "inputs", "values"]
+
+
+@pytest.mark.parametrize("rule", [*RULES, {"debias": True}, {"method": "belay", "inertia": 0.3}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_every_output_passes(tmp_path, belay, rule, dtype):
+    run = make_run(tmp_path / "run", dtype=dtype)
+    average([run], "out", max_shard_size="1kB", last="scale", drop="layer.bias", **rule)
+    ran = belay("verify", "out", "--json", "--sample", "all")
+    assert ran.code == 0, ran.out
+    found = ran.json
+    assert found["verified"] is True
+    assert [(check["name"], check["status"]) for check in found["checks"]] == [(name, "held") for name in NAMES]
+
+
+@pytest.mark.parametrize("target", ["float64", "float32", "bfloat16", "float16"])
+def test_other_dtypes_and_single_files_pass(tmp_path, belay, target):
+    paths = make_files(tmp_path / "ckpts")
+    average(paths, "out.safetensors", dtype=target)
+    assert belay("verify", "out.safetensors", "--checkpoints", tmp_path / "ckpts").code == 0
+
+
+def test_what_could_not_be_checked_is_no_pass(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors")
+    ran = belay("verify", "out.safetensors")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-2:] == [
+        "  not checked  inputs        the checkpoints are not there; give them with --checkpoints",
+        "  not checked  values        the checkpoints are not there; give them with --checkpoints",
+    ]
+    assert ran.err.startswith("belay: out.safetensors: is not verified: the checkpoints are not there")
+
+
+def test_one_flipped_bit_in_any_tensor_is_found(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors")
+    content = Path("out.safetensors").read_bytes()
+    with safe_open("out.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name != "nothing"]  # noqa: SIM118
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    for name in names:
+        begin, end = header[name]["data_offsets"]
+        changed = bytearray(content)
+        changed[start + (begin + end) // 2] ^= 1
+        Path("out.safetensors").write_bytes(changed)
+        ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+        assert ran.code == 1
+        assert f"failed       digests       the bytes of '{name}' are not those that were written" in ran.out
+
+
+def rewritten(path, **changes):
+    """The output with other metadata or tensors, its digests in order."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for name, change in changes.items():
+        metadata[f"belay.{name}"] = change(metadata[f"belay.{name}"])
+    save_file(load_file(path), path, metadata=metadata)
+
+
+def test_a_changed_coefficient_is_found(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors")
+
+    def change(text):
+        series = json.loads(text)
+        series[1]["coefficient"] += 1e-6
+        return json.dumps(series)
+
+    rewritten("out.safetensors", series=change)
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert ran.code == 1
+    assert "failed       coefficients  step-200.safetensors is recorded with" in ran.out
+
+
+def test_a_changed_rule_is_found(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors")
+    rewritten("out.safetensors", rule=lambda text: json.dumps({**json.loads(text), "a": 0.02}))
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--json")
+    assert {check["name"]: check["status"] for check in ran.json["checks"]} == {
+        "structure": "held",
+        "digests": "held",
+        "coefficients": "failed",
+        "inputs": "held",
+        "values": "failed",
+    }
+
+
+def test_a_swapped_checkpoint_is_found(tmp_path, belay):
+    paths = make_files(tmp_path)
+    average(paths, "out.safetensors")
+    save_file(tensors(77), paths[2], metadata={"format": "pt"})
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert ran.code == 1
+    assert "failed       inputs        none of the checkpoints given is the recorded step-300.safetensors" in ran.out
+
+
+def test_values_that_are_not_the_average_are_found(tmp_path, belay):
+    paths = make_files(tmp_path)
+    average(paths, "out.safetensors")
+    average(paths, "other.safetensors", decay=0.5)
+    with safe_open("out.safetensors", framework="pt") as file, safe_open("other.safetensors", framework="pt") as other:
+        metadata = file.metadata() | {"belay.digests": other.metadata()["belay.digests"]}
+    save_file(load_file("other.safetensors"), "out.safetensors", metadata=metadata)
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert ran.code == 1
+    assert "  held         digests" in ran.out
+    assert "differs from the recursion at element 0" in ran.out
+
+
+def test_a_truncated_output_is_found(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors")
+    content = Path("out.safetensors").read_bytes()
+    Path("out.safetensors").write_bytes(content[:-1])
+    ran = belay("verify", "out.safetensors")
+    assert ran.code == 1
+    assert "out.safetensors: is cut short" in ran.err
+
+
+def test_an_index_that_lies_is_found(tmp_path, belay):
+    average([make_run(tmp_path / "run")], "out", max_shard_size="1kB")
+    index = Path("out/model.safetensors.index.json")
+    content = json.loads(index.read_text())
+    content["weight_map"].pop("scale")
+    index.write_text(json.dumps(content))
+    assert "does not fit its shards: 'scale' lies in" in belay("verify", "out").err
+
+
+def test_checkpoints_that_were_moved_are_found_by_content(tmp_path, belay):
+    paths = make_files(tmp_path / "ckpts")
+    average(paths, "out.safetensors")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for letter, path in zip("dacb", paths, strict=True):
+        shutil.move(path, moved / f"{letter}.safetensors")
+    inputs = [word for path in sorted(moved.iterdir()) for word in ("--checkpoints", path)]
+    assert belay("verify", "out.safetensors", *inputs, "--sample", "100%").code == 0
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", "null", '{"a": "x"}', "[" * 50_000])
+@pytest.mark.parametrize("entry", ["rule", "series", "policies", "digests"])
+def test_a_damaged_record_is_one_line(tmp_path, belay, entry, damage):
+    average(make_files(tmp_path), "out.safetensors")
+    rewritten("out.safetensors", **{entry: lambda text: damage})
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert ran.code == 1
+    assert "unexpected" not in ran.err
+    assert "belay: out.safetensors: " in ran.err
+
+
+def test_what_belay_did_not_write_cannot_be_verified(tmp_path, belay):
+    ran = belay("verify", make_files(tmp_path)[0])
+    assert (ran.code, ran.out) == (1, "")
+    assert "was not written by belay: it has no record of how it was made" in ran.err
+
+
+@pytest.mark.parametrize("share", ["0", "0%", "101%", "2", "some", ""])
+def test_shares_that_are_none(tmp_path, belay, share):
+    average(make_files(tmp_path), "out.safetensors")
+    assert belay("verify", "out.safetensors", "--sample", share).code == 2
+
+
+@given(st.text(max_size=5), st.integers(0, 10 * BLOCK), st.floats(0.001, 1))
+def test_samples_lie_in_the_tensor_and_are_enough(name, elements, share):
+    chosen = list(blocks(name, elements, share))
+    covered = np.zeros(elements, dtype=int)
+    for start, count in chosen:
+        covered[start : start + count] += 1
+    assert covered.max(initial=0) <= 1
+    if elements:
+        assert chosen
+        assert len(chosen) >= share * np.ceil(elements / BLOCK) - 1e-9
+    if share == 1:
+        assert covered.all()
+
+
+def test_belay_json_is_the_record(tmp_path):
+    run = make_run(tmp_path / "run")
+    average([run], "out", method="belay", last="scale")
+    document = json.loads(Path("out/belay.json").read_text())
+    assert document["schema"] == 1
+    assert document["policies"] == {"average": [], "last": ["scale"], "drop": []}
+    assert document["digests"].keys() == tensors().keys()
+    assert [entry["name"] for entry in document["series"]] == [f"checkpoint-{n}" for n in (100, 200, 300, 400)]
+    assert str(tmp_path) not in json.dumps(document)
+    local = json.loads(Path("out/.belay/local.json").read_text())
+    assert local["checkpoints"][0] == str(run / "checkpoint-100")
