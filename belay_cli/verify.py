@@ -91,15 +91,13 @@ def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int)
 
 
 def _digest(average: Checkpoint, name: str) -> str:
-    path, offset = average.location(name)
-    left = average.tensors[name][1].nbytes
-    buffer, digest = memoryview(bytearray(min(left, _DIGEST_BYTES))), hashlib.sha256()
+    stored, nbytes = average.stored(name), average.tensors[name][1].nbytes
+    buffer, digest = memoryview(bytearray(min(nbytes, _DIGEST_BYTES))), hashlib.sha256()
     with OpenFiles(limit=1) as files:
-        while left:
-            part = buffer[: min(left, _DIGEST_BYTES)]
-            files.read_into(path, part, offset)
+        for begin in range(0, nbytes, _DIGEST_BYTES):
+            part = buffer[: nbytes - begin]
+            stored.read_into(files, part, begin)
             digest.update(part)
-            offset, left = offset + len(part), left - len(part)
     return digest.hexdigest()
 
 
@@ -198,11 +196,10 @@ def blocks(name: str, elements: int, share: float) -> Iterator[tuple[int, int]]:
 def _raw(
     checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles
 ) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    path, offset = checkpoint.location(name)
     bits = DTYPES[checkpoint.tensors[name][1].dtype].bits
     begin = start * bits // 8
     data = np.empty((start + count) * bits // 8 - begin, np.uint8)
-    files.read_into(path, data.data, offset + begin)
+    checkpoint.stored(name).read_into(files, data.data, begin)
     return data
 
 

@@ -16,7 +16,7 @@ from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.fingerprint import file_fingerprint, fingerprint
 from belay_cli.checkpoints.safetensors_header import read_header
 from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
-from belay_cli.checkpoints.storage import OpenFiles, open_files
+from belay_cli.checkpoints.storage import OpenFiles, StoredFile, open_files
 from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
 from tests.conftest import make_files, make_run, raw_safetensors, shard, tensors
 
@@ -256,11 +256,11 @@ def test_a_sharded_directory(tmp_path):
     index = sharded(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     assert set(checkpoint.tensors) == set(tensors())
-    path, offset = checkpoint.location("layer.bias")
-    assert path.name == "model-00002-of-00002.safetensors"
-    assert path.read_bytes()[offset : offset + 32] == tensors()["layer.bias"].numpy().tobytes()
+    file, offset = checkpoint.stored("layer.bias")
+    assert file.path.name == "model-00002-of-00002.safetensors"
+    assert file.path.read_bytes()[offset : offset + 32] == tensors()["layer.bias"].numpy().tobytes()
     with pytest.raises(CheckpointError, match="is one shard of several"):
-        open_checkpoint(path)
+        open_checkpoint(file.path)
     index.unlink()
     with pytest.raises(CheckpointError, match=r"holds shards of model.safetensors but no model.safetensors.index.json"):
         open_checkpoint(tmp_path)
@@ -417,13 +417,13 @@ def test_the_fingerprint_of_shards(tmp_path):
 
 
 def test_few_files_stay_open(tmp_path):
-    paths = make_files(tmp_path, steps=range(20))
+    stored = [StoredFile(path, path.stat().st_size) for path in make_files(tmp_path, steps=range(20))]
     open_before = len(os.listdir("/proc/self/fd"))
     buffer = bytearray(8)
     with OpenFiles(limit=3) as files:
-        for path in [*paths, *paths, paths[-1]]:
-            files.read_into(path, memoryview(buffer), 4)
-            assert buffer == path.read_bytes()[4:12]
+        for file in [*stored, *stored, stored[-1]]:
+            files.read_into(file, memoryview(buffer), 4)
+            assert buffer == file.path.read_bytes()[4:12]
             assert len(os.listdir("/proc/self/fd")) <= open_before + 3
     assert len(os.listdir("/proc/self/fd")) == open_before
     assert 1 <= open_files(1_000_000) <= open_files(2) <= open_files(1) <= 4096

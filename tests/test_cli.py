@@ -37,7 +37,7 @@ def test_average_without_any_option(tmp_path, belay):
         "  400    28.1%  ███████████████████████████████▎",
         "  mean lag 126 steps · as good as 3.7 checkpoints averaged equally",
         "",
-        "reads 9.06 kB, writes 4.08 kB, 16.8 MB of buffers, CUDA if there is one, else cpu with 2 threads",
+        "reads 9.06 kB, writes 4.08 kB, 21.0 MB of buffers, CUDA if there is one, else cpu with 2 threads",
     ]
     assert load_file("belay-average.safetensors").keys() == tensors().keys()
 
@@ -270,7 +270,7 @@ BAD_USAGE = {
     "--max-shard-size 1GB": "--max-shard-size does not go with the single file belay-average.safetensors",
     "-o out --max-shard-size big": "--max-shard-size 'big' is not a size",
     "--threads 0": "--threads must be 1 or more, not 0",
-    "--max-memory 10kB": "--max-memory is too small: one thread takes 0.1 MB for 1 output",
+    "--max-memory 10kB": "--max-memory is too small: one thread takes 0.2 MB for 1 output",
     "--max-memory 0": "--max-memory '0' is not a size",
     "--every 0": "--every must be 1 or more, not 0",
     "--from-step 1000": "no checkpoint lies between --from-step and --to-step: the series has steps 100 to 400",

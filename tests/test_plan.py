@@ -99,7 +99,7 @@ def test_buffers_stay_in_the_memory_they_may_take(outputs, threads, memory, widt
             outputs=outputs, source_bytes=width, output_bytes=width, threads=threads, max_memory=memory
         )
     except UsageError:
-        assert memory < (4 << 10) * (2 * width + 8 + 8 * outputs)
+        assert memory < (4 << 10) * (2 * width + 8 + outputs * (8 + width))
         return
     assert buffers.nbytes <= memory
     assert 1 <= buffers.threads <= threads

@@ -20,6 +20,7 @@ from belay_cli.checkpoints.directory import (
 )
 from belay_cli.checkpoints.safetensors_header import Tensor, WeightFile, read_header
 from belay_cli.checkpoints.steps import agreed_step, last_integer, recorded_step, step_in_name
+from belay_cli.checkpoints.storage import Stored
 from belay_cli.errors import CheckpointError
 
 # A file of one of these stems is named after nothing; its directory's name says which checkpoint it is.
@@ -53,10 +54,10 @@ class Checkpoint:
         """Size of the weight files in bytes."""
         return sum(file.size for file in self.files)
 
-    def location(self, tensor: str) -> tuple[Path, int]:
-        """The file that holds a tensor, and the byte at which it begins there."""
+    def stored(self, tensor: str) -> Stored:
+        """Where a tensor's bytes lie."""
         which, found = self.tensors[tensor]
-        return self.files[which].path, self.files[which].data_start + found.begin
+        return Stored(self.files[which], self.files[which].data_start + found.begin)
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.storage import open_to_read, read_bytes
+from belay_cli.checkpoints.storage import StoredFile, open_to_read, read_bytes
 from belay_cli.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -40,12 +40,10 @@ class Tensor(NamedTuple):
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class WeightFile:
+@dataclass(frozen=True, eq=False)
+class WeightFile(StoredFile):
     """One safetensors file, known from its header; sizes and offsets in bytes."""
 
-    path: Path
-    size: int
     data_start: int
     metadata: dict[str, str]
     tensors: tuple[Tensor, ...]  # in the order of their bytes; shared between files with the same layout

@@ -7,9 +7,10 @@ a process may have.
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from belay_cli.errors import CheckpointError
 
@@ -34,10 +35,12 @@ def reason(error: OSError) -> str:
 
 def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
     """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-    done = 0
-    while done < len(buffer):
+    done, total = 0, buffer.nbytes
+    while done < total:
+        # As a rule one call fills the buffer whole: threads share the interpreter, so each step here counts.
+        part = buffer if not done and total <= _LARGEST_READ else buffer[done : done + _LARGEST_READ]
         try:
-            count = os.preadv(descriptor, [buffer[done : done + _LARGEST_READ]], offset + done)
+            count = os.preadv(descriptor, [part], offset + done)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {reason(error)}", file=path) from error
         if count == 0:
@@ -56,25 +59,32 @@ def read_bytes(descriptor: int, count: int, offset: int, path: Path) -> bytes:
     return bytes(buffer)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredFile:
+    """A file that holds weights, with its size in bytes. Equal to itself alone, so that it is a quick key."""
+
+    path: Path
+    size: int
+
+
 class OpenFiles:
-    """The files that one thread reads, kept open: at most `limit`, then the one used longest ago is closed.
+    """The files that one thread reads, kept open: at most `limit`, then the one opened first is closed.
 
     Each thread has its own, so that none closes what another is reading.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: OrderedDict[Path, int] = OrderedDict()
+        self._open: dict[StoredFile, int] = {}
 
-    def read_into(self, path: Path, buffer: memoryview, offset: int) -> None:
+    def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-        descriptor = self._open.get(path)
+        descriptor = self._open.get(file)
         if descriptor is None:
             if len(self._open) >= self._limit:
-                os.close(self._open.popitem(last=False)[1])
-            descriptor = self._open[path] = open_to_read(path)
-        self._open.move_to_end(path)
-        read_into(descriptor, buffer, offset, path)
+                os.close(self._open.pop(next(iter(self._open))))
+            descriptor = self._open[file] = open_to_read(file.path)
+        read_into(descriptor, buffer, offset, file.path)
 
     def __enter__(self) -> OpenFiles:
         return self
@@ -88,6 +98,17 @@ class OpenFiles:
         """Close what is open."""
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+class Stored(NamedTuple):
+    """Where the bytes of one tensor lie, row after row: from byte `offset` of a file on."""
+
+    file: StoredFile
+    offset: int
+
+    def read_into(self, files: OpenFiles, buffer: memoryview, begin: int) -> None:
+        """Fill `buffer` from byte `begin` of the tensor. Raises CheckpointError."""
+        files.read_into(self.file, buffer, self.offset + begin)
 
 
 def open_files(threads: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.storage import Stored
 from belay_cli.plan import Plan
 from belay_cli.plan.layout import PlannedTensor
 
@@ -15,21 +15,24 @@ Progress = Callable[[int], None]  # called with the bytes of tensor data read so
 
 
 class Source(NamedTuple):
-    """Where a chunk's elements lie in one checkpoint, and the coefficient that each output gives it."""
+    """Where a tensor lies in one checkpoint, and the coefficient that each output gives it."""
 
     checkpoint: int
-    path: Path
-    offset: int
+    stored: Stored
     coefficients: tuple[float, ...]
 
 
 class Chunk(NamedTuple):
-    """`elements` of a tensor from the one at `start` on; `number` counts chunks."""
+    """`elements` of a tensor from the one at `start` on; `number` counts chunks.
+
+    `sources` are in the order of the checkpoints; those without a coefficient are left out.
+    """
 
     number: int
     tensor: PlannedTensor
     start: int
     elements: int
+    sources: tuple[Source, ...]
 
     def begins(self, dtype: str) -> int:
         """Bytes from the start of the tensor to the chunk, in this dtype."""
@@ -43,26 +46,19 @@ class Chunk(NamedTuple):
 def chunks(plan: Plan, elements: int) -> Iterator[Chunk]:
     """Every tensor in pieces of at most `elements` elements, a multiple of 64."""
     number = 0
+    coefficients = list(zip(*(output.coefficients.tolist() for output in plan.outputs), strict=True))  # [T][K]
     for tensor in plan.tensors:
+        sources = _sources(plan, tensor, coefficients)
         for start in range(0, tensor.elements, elements):
-            yield Chunk(number, tensor, start, min(elements, tensor.elements - start))
+            yield Chunk(number, tensor, start, min(elements, tensor.elements - start), sources)
             number += 1
 
 
-def sources(plan: Plan, chunk: Chunk) -> list[Source]:
-    """Where to read a chunk from, in the order of the checkpoints; those without a coefficient are left out."""
-    last = len(plan.series.checkpoints) - 1
-    if chunk.tensor.action == "last":
-        return [_source(plan, chunk, last, (1.0,) * len(plan.outputs))]
-    return [
-        _source(plan, chunk, t, tuple(float(output.coefficients[t]) for output in plan.outputs))
-        for t in plan.read_checkpoints
-    ]
-
-
-def _source(plan: Plan, chunk: Chunk, t: int, coefficients: tuple[float, ...]) -> Source:
-    path, offset = plan.series.checkpoints[t].location(chunk.tensor.name)
-    return Source(t, path, offset + chunk.begins(chunk.tensor.source_dtype), coefficients)
+def _sources(plan: Plan, tensor: PlannedTensor, coefficients: list[tuple[float, ...]]) -> tuple[Source, ...]:
+    checkpoints = plan.series.checkpoints
+    if tensor.action == "last":
+        return (Source(len(checkpoints) - 1, plan.series.last.stored(tensor.name), (1.0,) * len(plan.outputs)),)
+    return tuple(Source(t, checkpoints[t].stored(tensor.name), coefficients[t]) for t in plan.read_checkpoints)
 
 
 class Queue:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from belay_cli.checkpoints.storage import OpenFiles, open_files
-from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks, sources
+from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.write import OutputWriter
@@ -55,9 +55,9 @@ class Lane:
             writer.stop()
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
-        (source,) = sources(self._plan, chunk)
+        (source,) = chunk.sources
         data = self._read.data[: chunk.nbytes(chunk.tensor.dtype)]
-        files.read_into(source.path, data, source.offset)
+        source.stored.read_into(files, data, chunk.begins(chunk.tensor.dtype))
         self.bytes_read += len(data)
         for writer in self._writers:
             writer.write(chunk, data)
@@ -67,16 +67,16 @@ class Lane:
         tensor, n = chunk.tensor, chunk.elements
         read = self._read[: chunk.nbytes(tensor.source_dtype)]
         x, wide = torch.from_numpy(read).view(TORCH_DTYPES[tensor.source_dtype]), self._wide[:n]
-        into, accs = read.data, [acc[:n] for acc in self._acc]
+        into, begin, accs = read.data, chunk.begins(tensor.source_dtype), [acc[:n] for acc in self._acc]
         started = [False] * len(accs)
-        for source in sources(self._plan, chunk):
-            files.read_into(source.path, into, source.offset)
+        for source in chunk.sources:
+            source.stored.read_into(files, into, begin)
             widened = widen(x, wide)
             for k, coefficient in enumerate(source.coefficients):
                 if coefficient:
                     accumulate(accs[k], widened, coefficient, first=not started[k])
                     started[k] = True
-            self.bytes_read += len(into)
+            self.bytes_read += len(read)
         written = self._written[: chunk.nbytes(tensor.dtype)]
         out = torch.from_numpy(written).view(TORCH_DTYPES[tensor.dtype])
         for k, writer in enumerate(self._writers):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from belay_cli.checkpoints.storage import OpenFiles, open_files
-from belay_cli.engine.chunks import Chunk, Progress, Source, chunks, sources
+from belay_cli.engine.chunks import Chunk, Progress, Source, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.write import OutputWriter
@@ -113,9 +113,10 @@ class Pipeline:
 
     def read(self, slot: Slot, part: Part) -> int:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
-        nbytes = part.chunk.nbytes(part.chunk.tensor.source_dtype)
+        chunk, dtype = part.chunk, part.chunk.tensor.source_dtype
+        nbytes = chunk.nbytes(dtype)
         slot.copied.wait()
-        self._files[slot].read_into(part.source.path, slot.host.numpy().data[:nbytes], part.source.offset)
+        part.source.stored.read_into(self._files[slot], slot.host.numpy().data[:nbytes], chunk.begins(dtype))
         return nbytes
 
     def add(self, slot: Slot, part: Part) -> None:
@@ -226,9 +227,8 @@ def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor,
 
 def _parts(plan: Plan, n: int) -> Iterator[Part]:
     for chunk in chunks(plan, n):
-        found = sources(plan, chunk)
-        for i, source in enumerate(found):
-            yield Part(chunk, source, first=i == 0, last=i == len(found) - 1)
+        for i, source in enumerate(chunk.sources):
+            yield Part(chunk, source, first=i == 0, last=i == len(chunk.sources) - 1)
 
 
 def chunk_elements(plan: Plan, device: torch.device) -> int:

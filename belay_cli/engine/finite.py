@@ -6,7 +6,7 @@ import torch
 
 from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.storage import OpenFiles
-from belay_cli.engine.chunks import Chunk, Source, sources
+from belay_cli.engine.chunks import Chunk, Source
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate
 from belay_cli.errors import NumericError, glob_for
 from belay_cli.plan import Plan
@@ -19,7 +19,7 @@ def explain(plan: Plan, chunk: Chunk, k: int) -> NumericError | None:
 
 
 def _explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError | None:
-    parts = [source for source in sources(plan, chunk) if source.coefficients[k]]
+    parts = [source for source in chunk.sources if source.coefficients[k]]
     kinds = {source: kind for source in parts if (kind := _kind(_load(chunk, source, files)))}
     if not kinds:
         return _overflow(chunk)
@@ -31,7 +31,7 @@ def _explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError
 
 def _load(chunk: Chunk, source: Source, files: OpenFiles) -> torch.Tensor:
     buffer = bytearray(chunk.nbytes(chunk.tensor.source_dtype))
-    files.read_into(source.path, memoryview(buffer), source.offset)
+    source.stored.read_into(files, memoryview(buffer), chunk.begins(chunk.tensor.source_dtype))
     return torch.frombuffer(buffer, dtype=TORCH_DTYPES[chunk.tensor.source_dtype])
 
 

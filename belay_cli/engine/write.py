@@ -42,7 +42,7 @@ class OutputWriter:
         self._target = output.target
         self._fingerprints = fingerprints
         self._headers = plan.headers(output, fingerprints)
-        self._digests = TensorDigests()
+        self._digests = TensorDigests(room=plan.buffers.threads)
         self._descriptors: list[int] = []
         self._lock = -1
         with self._errors_named():

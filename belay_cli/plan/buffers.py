@@ -27,8 +27,8 @@ class Buffers:
 
 
 def bytes_per_element(outputs: int, source_bytes: int, output_bytes: int) -> int:
-    """Of one thread's chunk: as read, in float64, one float64 accumulator an output, as written."""
-    return source_bytes + 8 + 8 * outputs + output_bytes
+    """Of one thread's chunk: as read, in float64, as written, and an output: in float64, and waiting for its digest."""
+    return source_bytes + 8 + output_bytes + outputs * (8 + output_bytes)
 
 
 def plan_buffers(
