@@ -60,6 +60,16 @@ class Console:
         if not self._json:
             self._err.print(Text.assemble(("warning: ", "bold yellow"), words.printable(warning)))
 
+    def note(self, note: str) -> None:
+        """Something that was decided for the person."""
+        if self._shows:
+            self._err.print(Text.assemble(("note: ", "bold"), words.printable(note)))
+
+    @property
+    def animated(self) -> bool:
+        """Whether there is a terminal to draw progress on."""
+        return self._shows and self._err.is_terminal
+
     def json(self, value: dict[str, Any]) -> None:
         """One object on stdout."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -84,16 +94,15 @@ class Console:
             screen = self._out if result else self._err
             for line in plan_lines(plan, unicode=_unicode(screen)):
                 screen.print(line)
-        if not self._json and not self._quiet:
-            for note in plan.series.notes:
-                self._err.print(Text.assemble(("note: ", "bold"), words.printable(note)))
+        for note in plan.series.notes:
+            self.note(note)
         for warning in plan.warnings:
             self.warn(warning)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar that is told the bytes done so far. Nothing without a terminal."""
-        if self._quiet or not self._err.is_terminal:
+        if not self.animated:
             yield lambda nbytes: None
             return
         columns = (
@@ -107,10 +116,10 @@ class Console:
             task = bar.add_task(description, total=total)
             yield lambda nbytes: bar.update(task, completed=nbytes)
 
-    def finished(self, done: Report) -> None:
+    def finished(self, done: Report, published: dict[str, Any] | None = None) -> None:
         """The result of `belay average`, and what to do next."""
         if self._json:
-            self.json(done.to_json())
+            self.json(done.to_json() | {"published": published})
         elif self._quiet:
             self.line(done.output)
         else:
@@ -120,9 +129,37 @@ class Console:
             self._out.print(
                 Text.assemble((f"{mark} ", "bold green"), (words.printable(done.output), "bold"), f"  {wrote}")
             )
-            if not done.output.endswith(".safetensors"):  # a file does not know where its checkpoints lay
-                hint = f"  check it: belay verify {shlex.quote(done.output)}"
+            if published:
+                self.published(published)
+            elif not done.output.endswith(".safetensors"):  # a file does not know where its checkpoints lay
+                output = shlex.quote(done.output)
+                hint = f"  check it: belay verify {output}      publish it: belay push {output} ORG/NAME"
                 self._err.print(Text(words.printable(hint), style="dim"))
+
+    def published(self, done: dict[str, Any]) -> None:
+        """The result of `belay push`."""
+        if self._json:
+            self.json(done)
+            return
+        if self._quiet:
+            self.line(done["url"])
+            return
+        if done["status"] == "planned":
+            self.table([("file", "size", "")] + [_file_row(file) for file in done["files"]])
+        sent = [file for file in done["files"] if file["action"] == "add"]
+        total = f"{words.plural(len(sent), 'file')}, {words.size(sum(file['bytes'] for file in sent))}"
+        mark = "✓" if _unicode(self._out) else "done:"
+        head, tail = {
+            "planned": ("would upload ", f"{total}, in one commit to "),
+            "unchanged": (f"{mark} ", "nothing to do, it is there already: "),
+            "committed": (f"{mark} ", f"{total} in one commit: "),
+        }[done["status"]]
+        self._out.print(Text.assemble((head, "bold green"), tail, (words.printable(done["url"]), "bold")))
+
+
+def _file_row(file: dict[str, Any]) -> tuple[str, ...]:
+    action = {"add": "upload", "keep": "there already", "delete": "delete: older weights"}[file["action"]]
+    return file["path"], words.size(file["bytes"]) if file["bytes"] else "-", action
 
 
 def _unicode(screen: rich.console.Console) -> bool:

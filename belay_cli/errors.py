@@ -6,7 +6,8 @@ BelayError              exit 1   a failure: what happened, to which file and ten
 ├── SeriesError                  the checkpoints are not one series: keys, shapes, dtypes, steps, order
 ├── NumericError                 a weight is not finite, or an average overflows the output's dtype
 ├── DeviceError                  the device asked for is not there, or has too little memory
-└── OutputError                  the output exists, lies in the way, or cannot be written
+├── OutputError                  the output exists, lies in the way, or cannot be written
+└── PublishError                 the Hub refuses, cannot be reached, or something must not be published
 
 An error is made once, at the place that knows the file and the tensor; only `belay_cli.cli` catches.
 """
@@ -69,6 +70,10 @@ class DeviceError(BelayError):
 
 class OutputError(BelayError):
     """The output cannot be written."""
+
+
+class PublishError(BelayError):
+    """The output cannot be published."""
 
 
 def glob_for(tensor: str) -> str:

@@ -1,7 +1,8 @@
 """Provenance: what the metadata of every weight file says, enough to verify the average and to repeat it.
 
-Every value is text; `belay.series`, `belay.rule`, `belay.copies` and `belay.digests` are JSON. Nothing in it
-depends on the machine, the time, or what was typed: the same inputs and options give the same bytes.
+Every value is text; `belay.rule`, `belay.series`, `belay.policies`, `belay.copies`, `belay.versions` and
+`belay.digests` are JSON. Nothing in it depends on the machine, the time, or what was typed: the same inputs,
+options and versions give the same bytes. `docs/provenance.md` describes the schema.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ PLACEHOLDER = "0" * 64
 
 DOCUMENT = "belay.json"  # the same record beside the weights, for people and programs
 SCHEMA = 1  # of that document
+ACCUMULATION = "float64"
 LOCAL = ".belay/local.json"  # where the inputs lay; never published
 
 
@@ -34,13 +38,15 @@ def metadata(
     coefficients: Sequence[float],
     *,
     policies: Mapping[str, Sequence[str]],
+    dtype: str,
     options: Sequence[str],
     copies: Sequence[str],
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """The metadata of every file of one output.
 
-    policies: the globs of `average`, `last` and `drop`; options: policies and dtype as command-line words.
+    policies: the globs of `average`, `last` and `drop`; dtype: as --dtype has it; options: what the bytes of the
+    tensors depend on, as command-line words.
     """
     fingerprints = fingerprints or [PLACEHOLDER] * len(series.checkpoints)
     return {
@@ -63,9 +69,18 @@ def metadata(
             ]
         ),
         "belay.policies": _compact({name: list(globs) for name, globs in policies.items()}),
+        "belay.dtype": dtype,
+        "belay.accumulation": ACCUMULATION,
         "belay.command": command(series, rule, options),
         "belay.copies": _compact(list(copies)),
+        "belay.versions": _compact(versions()),
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the libraries that the bytes may depend on; without the suffix that names a build of torch (`+cpu`)."""
+    return {name: version(name).partition("+")[0] for name in ("torch", "safetensors")}
 
 
 def digest_entry(names: Sequence[str], digests: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -73,19 +88,23 @@ def digest_entry(names: Sequence[str], digests: Mapping[str, str] | None = None)
     return {"belay.digests": _compact({name: digests[name] if digests else PLACEHOLDER for name in names})}
 
 
-def document(entries: Mapping[str, str], digests: Mapping[str, str]) -> bytes:
+def document(entries: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
     """belay.json: `schema`, then the metadata's entries without their prefix, as JSON values, and all `digests`."""
-    texts = ("version", "command")
+    texts = ("version", "command", "dtype", "accumulation")
     plain = {name.removeprefix("belay."): value for name, value in entries.items() if name.startswith("belay.")}
     values = {name: value if name in texts else json.loads(value) for name, value in plain.items()}
-    content = {"schema": SCHEMA, **values, "digests": dict(digests)}
+    return {"schema": SCHEMA, **values, "digests": {name: digests[name] for name in sorted(digests)}}
+
+
+def document_text(content: Mapping[str, Any]) -> bytes:
+    """A belay.json as it is written."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def local_document(series: Series) -> bytes:
-    """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again."""
+def local_document(series: Series, card: str | None) -> bytes:
+    """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again, and their card."""
     paths = [str(checkpoint.path.absolute()) for checkpoint in series.checkpoints]
-    return (json.dumps({"checkpoints": paths}, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps({"checkpoints": paths, "card": card}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
@@ -108,12 +127,17 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Record:
-    """What an output says of itself. `debias` and `dynamics` are its rule; digests are by tensor name."""
+    """What an output says of itself. `debias` and `dynamics` are its rule; digests are by tensor name.
+
+    `dtype` is a name as --dtype has it; `copies` are the files beside the weights, relative to the directory.
+    """
 
     dynamics: Dynamics
     debias: bool
     series: tuple[Recorded, ...]
     policies: dict[str, tuple[str, ...]]
+    dtype: str
+    copies: tuple[str, ...]
     digests: dict[str, str]
 
 
@@ -132,7 +156,8 @@ def read_record(metadata: Mapping[str, str], path: Path) -> Record:
         digests = {str(k): str(v) for k, v in json.loads(metadata["belay.digests"]).items()}
         if policies.keys() != {"average", "last", "drop"}:
             raise ValueError("its policies are not those of belay")
-        record = Record(dynamics, bool(rule["debias"]), series, policies, digests)
+        copies = tuple(str(name) for name in json.loads(metadata["belay.copies"]))
+        record = Record(dynamics, bool(rule["debias"]), series, policies, metadata["belay.dtype"], copies, digests)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"has a damaged record of how it was made: {error}", file=path) from error
     if not series or any(b.tick <= a.tick for a, b in pairwise(series)):

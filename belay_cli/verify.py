@@ -8,23 +8,25 @@ float64, never by the coefficients.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.errors import BelayError, SeriesError
 from belay_cli.plan.policies import AVERAGE, Policies
-from belay_cli.provenance import Record, read_record
+from belay_cli.provenance import DOCUMENT, Record, document, read_record
 from belay_cli.rules.dynamics import Float64Array, debiased_ema_coefficients, dynamics_coefficients
 from belay_cli.rules.recursion import replay_intervals
 
@@ -55,17 +57,8 @@ def verify(output: Path, series: Series | None, share: float, threads: int) -> l
     Without the series only the output itself is checked. Raises CheckpointError if the output cannot be read
     at all, or has no record.
     """
-    average = open_checkpoint(output, needs_step=False)
-    records = [read_record(file.metadata, file.path) for file in average.files]
+    average, records, checks = check_alone(output, threads)
     record = records[0]
-    checks = [Check("structure", HELD, f"{len(average.tensors)} tensors in {len(average.files)} files")]
-    if any(
-        (r.dynamics, r.series, r.policies, r.debias) != (record.dynamics, record.series, record.policies, record.debias)
-        for r in records
-    ):
-        checks.append(Check("record", FAILED, "the files of the output record different averages"))
-    checks.append(_check_digests(average, records, threads))
-    checks.append(_check_coefficients(record))
     if series is None:
         missing = "the checkpoints are not there; give them with --checkpoints"
         return [*checks, Check("inputs", NOT_CHECKED, missing), Check("values", NOT_CHECKED, missing)]
@@ -75,6 +68,51 @@ def verify(output: Path, series: Series | None, share: float, threads: int) -> l
         return [*checks, Check("inputs", FAILED, str(error)), Check("values", NOT_CHECKED, "the inputs are others")]
     checks.append(Check("inputs", HELD, f"the {len(inputs)} checkpoints are those recorded"))
     return [*checks, _check_values(average, record, inputs, share, threads)]
+
+
+def check_alone(output: Path, threads: int) -> tuple[Checkpoint, list[Record], list[Check]]:
+    """What can be checked of an output without its checkpoints: that it is whole, and as it was written.
+
+    Raises CheckpointError if it cannot be read at all, or has no record.
+    """
+    average = open_checkpoint(output, needs_step=False)
+    records = [read_record(file.metadata, file.path) for file in average.files]
+    checks = [
+        _check_structure(average, records[0]),
+        _check_record(average, records),
+        _check_digests(average, records, threads),
+        _check_coefficients(records[0]),
+    ]
+    return average, records, checks
+
+
+def _check_structure(average: Checkpoint, record: Record) -> Check:
+    if average.directory is not None:
+        for name in (DOCUMENT, *record.copies):
+            if not (average.directory / name).is_file():
+                return Check("structure", FAILED, f"{name} is missing")
+    files = f"{len(average.files)} file{'' if len(average.files) == 1 else 's'}"
+    return Check("structure", HELD, f"{len(average.tensors)} tensors in {files}")
+
+
+def _check_record(average: Checkpoint, records: Sequence[Record]) -> Check:
+    """Every file says the same, and belay.json says what they say."""
+    if any(replace(record, digests={}) != replace(records[0], digests={}) for record in records):
+        return Check("record", FAILED, "the files of the output record different averages")
+    if average.directory is None:
+        return Check("record", HELD, "in the metadata of the file")
+    try:
+        told = json.loads((average.directory / DOCUMENT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return Check("record", FAILED, f"{DOCUMENT} cannot be read")
+    if told != whole_record(average, records):
+        return Check("record", FAILED, f"{DOCUMENT} says something else than the metadata of the weights")
+    return Check("record", HELD, f"{DOCUMENT} and the metadata of the weights agree")
+
+
+def whole_record(average: Checkpoint, records: Sequence[Record]) -> dict[str, Any]:
+    """What the files of an output say together: the content of its belay.json."""
+    return document(average.files[0].metadata, {name: d for record in records for name, d in record.digests.items()})
 
 
 def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int) -> Check:
@@ -149,6 +187,8 @@ def _check_tensor(
     sources = inputs if averaged else inputs[-1:]
     if any(source.tensors[name][1].shape != tensor.shape for source in sources if name in source.tensors):
         return 0, "has another shape than in the checkpoints"
+    if tensor.dtype != _recorded_dtype(record, inputs[-1].tensors[name][1].dtype):
+        return 0, f"is {DTYPES[tensor.dtype].name}, which is not what the record says"
     with OpenFiles(limit=16) as files:
         for start, count in blocks(name, tensor.elements, share):
             written = _raw(average, name, start, count, files)
@@ -162,6 +202,12 @@ def _check_tensor(
                     return checked, f"differs from the recursion at element {start + bad}"
             checked += count
     return checked, ""
+
+
+def _recorded_dtype(record: Record, source: str) -> str:
+    """The dtype code that a tensor of this source dtype has in the output."""
+    converted = record.dtype in BY_NAME and DTYPES[source].averageable
+    return BY_NAME[record.dtype].code if converted else source
 
 
 def _first_bad(

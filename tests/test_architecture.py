@@ -22,10 +22,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"checkpoints", "rules", "provenance"},
     "engine": {"checkpoints", "plan", "provenance", "words"},
     "verify": {"checkpoints", "plan", "provenance", "rules"},
+    "publish": {"checkpoints", "provenance", "rules", "words"},
     "report": {"plan"},
     "console": {"checkpoints", "plan", "report", "rules", "words"},
     "api": {"checkpoints", "rules", "plan", "engine", "report"},
-    "cli": {"api", "checkpoints", "plan", "report", "rules", "console", "words", "provenance", "verify"},
+    "cli": {"api", "checkpoints", "plan", "report", "rules", "console", "words", "provenance", "publish", "verify"},
     "__init__": {"api"},
     "__main__": {"cli"},
 }

@@ -10,17 +10,28 @@ from pathlib import Path
 
 import pytest
 
+from belay_cli import average
 from tests.conftest import make_files, make_run
+from tests.hub_server import HubServer, hub_client
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"^    (?:\$ )?(belay .*)$", README, re.MULTILINE)))
 
 
+@pytest.fixture
+def hub(tmp_path):
+    with HubServer({"hf_w": "write"}, namespaces=("ORG",)) as server, hub_client(server, tmp_path / "home", "hf_w"):
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_of_the_readme_run(command, belay):
+def test_commands_of_the_readme_run(command, belay, hub):
     make_files(Path("ckpts"))
     make_run(Path("run"), steps=range(1000, 60_000, 1000))
+    if "run-ema " in command.partition("push")[2]:
+        average(["run"], "run-ema")
     Path("sample_checkpoints").symlink_to(ROOT / "sample_checkpoints")
     words = [
         w for word in shlex.split(command)[1:] for w in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
@@ -35,6 +46,14 @@ def test_commands_of_the_readme_run(command, belay):
 
 def test_there_are_commands():
     assert len(COMMANDS) >= 5
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_the_three_lines_of_a_job(belay, hub):
+    make_run(Path("run"))
+    lines = re.findall(r"^    (belay .*)$", (ROOT / "docs/ci.md").read_text(), re.MULTILINE)
+    assert [belay(*line.split()[1:]).code for line in lines] == [0, 0, 0]
+    assert "model.safetensors" in hub.repo("ORG/NAME").files()
 
 
 def test_python_of_the_readme_runs():
@@ -62,7 +81,17 @@ def test_the_picture_is_what_its_script_draws():
     assert (ROOT / "docs/dynamics.svg").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "sample_checkpoints/README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "sample_checkpoints/README.md",
+        "benchmarks/README.md",
+        "docs/ci.md",
+        "docs/provenance.md",
+    ],
+)
 def test_links_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import __version__ as safetensors_version
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +21,7 @@ from belay_cli.verify import BLOCK, blocks
 from tests.conftest import make_files, make_run, tensors
 from tests.test_engine_replay import RULES
 
-NAMES = ["structure", "digests", "coefficients", "inputs", "values"]
+NAMES = ["structure", "record", "digests", "coefficients", "inputs", "values"]
 
 
 @pytest.mark.parametrize("rule", [*RULES, {"debias": True}, {"method": "belay", "inertia": 0.3}])
@@ -98,6 +100,7 @@ def test_a_changed_rule_is_found(tmp_path, belay):
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--json")
     assert {check["name"]: check["status"] for check in ran.json["checks"]} == {
         "structure": "held",
+        "record": "held",
         "digests": "held",
         "coefficients": "failed",
         "inputs": "held",
@@ -112,6 +115,33 @@ def test_a_swapped_checkpoint_is_found(tmp_path, belay):
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
     assert ran.code == 1
     assert "failed       inputs        none of the checkpoints given is the recorded step-300.safetensors" in ran.out
+
+
+def test_a_record_that_contradicts_the_weights_is_found(tmp_path, belay):
+    average([make_run(tmp_path / "run")], "out")
+    document = json.loads(Path("out/belay.json").read_text())
+    document["series"][0]["coefficient"] = 0.5
+    Path("out/belay.json").write_text(json.dumps(document))
+    ran = belay("verify", "out")
+    assert ran.code == 1
+    assert "  failed       record        belay.json says something else than the metadata of the weights" in ran.out
+
+
+@pytest.mark.parametrize("name", ["belay.json", "config.json"])
+def test_a_missing_file_is_found(tmp_path, belay, name):
+    average([make_run(tmp_path / "run")], "out")
+    Path("out", name).unlink()
+    ran = belay("verify", "out")
+    assert ran.code == 1
+    assert f"  failed       structure     {name} is missing" in ran.out
+
+
+def test_another_dtype_than_recorded_is_found(tmp_path, belay):
+    average(make_files(tmp_path), "out.safetensors", dtype="bfloat16")
+    rewritten("out.safetensors", dtype=lambda text: "same")
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert ran.code == 1
+    assert re.search(r"failed       values        '[a-z.]+' is bfloat16, which is not what the record says", ran.out)
 
 
 def test_values_that_are_not_the_average_are_found(tmp_path, belay):
@@ -198,6 +228,12 @@ def test_belay_json_is_the_record(tmp_path):
     average([run], "out", method="belay", last="scale")
     document = json.loads(Path("out/belay.json").read_text())
     assert document["schema"] == 1
+    assert document.keys() == {
+        *("schema", "version", "rule", "series", "policies", "dtype", "accumulation", "command", "copies", "versions"),
+        "digests",
+    }
+    assert document["versions"] == {"torch": torch.__version__.partition("+")[0], "safetensors": safetensors_version}
+    assert (document["dtype"], document["accumulation"]) == ("same", "float64")
     assert document["policies"] == {"average": [], "last": ["scale"], "drop": []}
     assert document["digests"].keys() == tensors().keys()
     assert [entry["name"] for entry in document["series"]] == [f"checkpoint-{n}" for n in (100, 200, 300, 400)]

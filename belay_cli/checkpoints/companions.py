@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
 from belay_cli.checkpoints.steps import TRAINER_STATE, names_a_checkpoint
 
@@ -20,6 +21,8 @@ _NOT_NEEDED = re.compile(
     r"|(.*[-_.])?(secret|credential|password|api_?key)s?\..*|(.*[-_.])?token\.json",
     re.IGNORECASE,
 )
+CARD = "README.md"
+_LARGEST_CARD = 1_000_000  # bytes
 _DEPTH = 2  # 1_Pooling/config.json, additional_chat_templates/name.jinja
 
 
@@ -38,6 +41,20 @@ def companions(directory: Path) -> tuple[list[str], list[str]]:
 def is_companion(name: str) -> bool:
     """Whether a file of this name, without its directory, is one that a loader needs."""
     return _NEEDED.fullmatch(name) is not None and _NOT_NEEDED.fullmatch(name) is None
+
+
+def source_card(checkpoint: Checkpoint) -> str | None:
+    """The text of the model card beside a checkpoint, or of its run's: what a card of the average inherits from."""
+    if checkpoint.directory is None:
+        return None
+    places = [checkpoint.directory]
+    if names_a_checkpoint(checkpoint.directory.absolute().name):
+        places.append(checkpoint.directory.absolute().parent)
+    for place in places:
+        path = place / CARD
+        if path.is_file() and path.stat().st_size <= _LARGEST_CARD:
+            return path.read_bytes().decode(errors="replace")
+    return None
 
 
 def _walk(root: Path, directory: Path, depth: int) -> Iterator[str]:

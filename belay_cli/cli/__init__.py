@@ -3,6 +3,7 @@
 average   belay average, belay plan
 inspect   belay inspect
 verify    belay verify
+push      belay push
 options   the options
 """
 
@@ -25,6 +26,7 @@ from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
 from belay_cli.cli.inspect import inspect
+from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
 from belay_cli.console import Console
 from belay_cli.errors import BelayError, UsageError
@@ -41,6 +43,7 @@ app.command()(average)
 app.command()(plan)
 app.command()(inspect)
 app.command()(verify)
+app.command()(push)
 
 
 def _print_version(asked: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-_RULE, _SERIES, _OUTPUT, _RUN = "The rule", "The series", "The output", "The run"
+_RULE, _SERIES, _OUTPUT, _RUN, _HUB = "The rule", "The series", "The output", "The run", "The Hub"
 
 
 def _option(*names: str, text: str, panel: str, metavar: str | None = None) -> Any:
@@ -112,6 +113,34 @@ AllowNonfinite = Annotated[
     bool, _option("--allow-nonfinite", text="Average NaN and infinity like numbers.", panel=_RUN)
 ]
 DryRun = Annotated[bool, _option("--dry-run", text="Show the plan and stop.", panel=_RUN)]
+Summary = Annotated[
+    Path | None,
+    _option("--summary", text="Append what was done to this file, as Markdown.", panel=_RUN, metavar="FILE"),
+]
+Plot = Annotated[
+    Path | None,
+    _option("--plot", text="Draw the weights into this .png or .svg.", panel=_RUN, metavar="FILE"),
+]
 Json = Annotated[bool, _option("--json", text="One JSON object on stdout.", panel=_RUN)]
 Quiet = Annotated[bool, _option("-q", "--quiet", text="Only the output's name on stdout.", panel=_RUN)]
 Debug = Annotated[bool, _option("--debug", text="Show tracebacks.", panel=_RUN)]
+
+PushToHub = Annotated[
+    str | None,
+    _option("--push-to-hub", text="Publish the average, as belay push does.", panel=_HUB, metavar="ORG/NAME"),
+]
+Revision = Annotated[
+    str | None, _option("--revision", text="A branch of the repository. Default main.", panel=_HUB, metavar="NAME")
+]
+Private = Annotated[bool, _option("--private", text="If the repository is new, make it private.", panel=_HUB)]
+CreatePr = Annotated[bool, _option("--create-pr", text="Open a pull request instead of committing.", panel=_HUB)]
+CommitMessage = Annotated[
+    str | None, _option("--commit-message", text="The first line of the commit.", panel=_HUB, metavar="TEXT")
+]
+CommitDescription = Annotated[
+    str | None, _option("--commit-description", text="The rest of it.", panel=_HUB, metavar="TEXT")
+]
+Token = Annotated[
+    str | None,
+    _option("--token", text="Default: HF_TOKEN, or what hf auth login stored.", panel=_HUB, metavar="TOKEN"),
+]

@@ -10,6 +10,7 @@ import typer
 
 from belay_cli.checkpoints import Selection, Series, find_series
 from belay_cli.cli import options as o
+from belay_cli.cli import summary as summaries
 from belay_cli.console import Console
 from belay_cli.errors import BelayError, UsageError
 from belay_cli.plan.buffers import available_cores
@@ -38,6 +39,7 @@ def verify(
     checkpoints: Inputs = None,
     sample: Sample = "5%",
     threads: o.Threads = None,
+    summary: o.Summary = None,
     json: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -57,6 +59,8 @@ def verify(
     share = _share(sample)
     checks = check_output(Path(output), _find_inputs(Path(output), checkpoints), share, threads or available_cores())
     good = all(check.status == HELD for check in checks)
+    if summary:
+        summaries.append(summary, summaries.of_verify(output, checks))
     if json:
         found = [vars(check) for check in checks]
         console.json({"command": "verify", "output": output, "verified": good, "checks": found})

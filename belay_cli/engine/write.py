@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from belay_cli import words
+from belay_cli.checkpoints.companions import source_card
 from belay_cli.checkpoints.storage import reason
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.digest import TensorDigests
@@ -85,7 +86,7 @@ class OutputWriter:
             if not self._target.is_file:
                 self._add_companions()
                 self._add_file(DOCUMENT, self._plan.document(self._output, self._fingerprints, digests))
-                self._add_file(LOCAL, local_document(self._plan.series))
+                self._add_file(LOCAL, local_document(self._plan.series, source_card(self._plan.series.last)))
                 if entry := self._plan.index():
                     self._add_file(*entry)
                 self._sync_path(self._directory)

@@ -28,7 +28,7 @@ from belay_cli.plan.layout import (
 from belay_cli.plan.policies import AVERAGE, DROP, Policies
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import rule_warnings, tensor_warnings
-from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, metadata
+from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
 from belay_cli.rules import Rule, RuleOptions, Summary, resolve_rule, summarize
 from belay_cli.rules.dynamics import Dynamics, Float64Array, dynamics_coefficients
 
@@ -122,6 +122,7 @@ class Plan:
             output.rule,
             output.coefficients.tolist(),
             policies=asdict(self.options.policies),
+            dtype=self.options.dtype,
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
             fingerprints=fingerprints,
@@ -134,8 +135,9 @@ class Plan:
         digests: Mapping[str, str] | None = None,
     ) -> bytes:
         """belay.json of one output directory; without fingerprints or digests, placeholders of the same length."""
-        names = sorted(tensor.name for tensor in self.tensors)
-        return document(self.metadata(output, fingerprints), {n: digests[n] if digests else PLACEHOLDER for n in names})
+        names = [tensor.name for tensor in self.tensors]
+        found = {name: digests[name] if digests else PLACEHOLDER for name in names}
+        return document_text(document(self.metadata(output, fingerprints), found))
 
     def headers(
         self,

@@ -1,0 +1,65 @@
+"""`--summary` and `--plot`: what a job's page and a person's eye get."""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_files, make_run
+
+
+def test_a_summary_is_appended(tmp_path, belay):
+    run = make_run(tmp_path / "run")
+    Path("job.md").write_text("# Job\n")
+    assert belay("average", run, "-o", "out", "--summary", "job.md", "-q").code == 0
+    assert belay("verify", "out", "--summary", "job.md", "-q").code == 0
+    text = Path("job.md").read_text()
+    assert text.startswith("# Job\n### belay average → `out`\n\nThese weights are an average of 4 checkpoints")
+    assert "\n300   35.9%  ████████████████████████████████████████\n" in text
+    assert "### belay verify `out`: verified\n" in text
+    assert "| ✅ held | digests | `every byte of 6 tensors` |" in text
+
+
+def test_a_failed_check_is_in_the_summary(tmp_path, belay):
+    belay("average", *make_files(tmp_path / "ckpts"), "-o", "out.safetensors")
+    assert belay("verify", "out.safetensors", "--summary", "job.md").code == 1
+    text = Path("job.md").read_text()
+    assert "### belay verify `out.safetensors`: **not verified**\n" in text
+    assert "| ⚪ not checked | inputs | " in text
+
+
+def test_a_summary_that_cannot_be_written_is_an_error(tmp_path, belay):
+    ran = belay("average", *make_files(tmp_path), "--summary", "nowhere/job.md")
+    assert ran.code == 1
+    assert ran.err == "belay: nowhere/job.md: No such file or directory\n"
+    assert not Path("belay-average.safetensors").exists()
+
+
+def test_the_plot_of_a_plan(tmp_path, belay):
+    paths = make_files(tmp_path)
+    for name in ("weights.png", "weights.svg"):
+        assert belay("plan", *paths, "--plot", name).code == 0
+    assert Path("weights.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert ET.parse("weights.svg").getroot().tag.endswith("svg")
+    ran = belay("plan", *paths, "--plot", "weights.jpg")
+    assert ran.code == 2
+    assert ran.err == "belay: weights.jpg is no name for a picture\n       end it with .png or .svg\n"
+
+
+def test_without_matplotlib_the_text_and_a_hint(tmp_path, belay, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = belay("plan", *make_files(tmp_path), "--plot", "weights.png")
+    assert ran.code == 0
+    assert "  300    35.9%  ███" in ran.out
+    assert ran.err == ("warning: weights.png is not drawn: pictures take matplotlib; pip install 'belay-cli[plots]'\n")
+    assert not Path("weights.png").exists()
+
+
+@pytest.mark.parametrize("command", ["plan", "average"])
+def test_the_help_fits_a_terminal(belay, command):
+    out = belay(command, "--help").out
+    assert max(map(len, out.splitlines())) <= 80
