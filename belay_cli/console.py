@@ -116,6 +116,22 @@ class Console:
             task = bar.add_task(description, total=total)
             yield lambda nbytes: bar.update(task, completed=nbytes)
 
+    @contextmanager
+    def share(self, description: str) -> Iterator[Callable[[float], None]]:
+        """A bar that is told the share that is done, and is gone afterwards. Nothing without a terminal."""
+        if not self.animated:
+            yield lambda share: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(description, total=1.0)
+            yield lambda share: bar.update(task, completed=share)
+
     def finished(self, done: Report, published: dict[str, Any] | None = None) -> None:
         """The result of `belay average`, and what to do next."""
         if self._json:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,13 +52,19 @@ class Check:
     tensor: str | None = None
 
 
-def verify(output: Path, series: Series | None, share: float, threads: int) -> list[Check]:
+Progress = Callable[[float], None]  # called with the share of the bytes that is done
+
+
+def verify(
+    output: Path, series: Series | None, share: float, threads: int, progress: Progress = lambda done: None
+) -> list[Check]:
     """Every check of an output, in order; `share` of each tensor's values is sampled, 1 for all of them.
 
     Without the series only the output itself is checked. Raises CheckpointError if the output cannot be read
     at all, or has no record.
     """
-    average, records, checks = check_alone(output, threads)
+    of_values = share * len(series.checkpoints) / (1 + share * len(series.checkpoints)) if series else 0.0
+    average, records, checks = check_alone(output, threads, lambda done: progress(done * (1 - of_values)))
     record = records[0]
     if series is None:
         missing = "the checkpoints are not there; give them with --checkpoints"
@@ -67,10 +74,13 @@ def verify(output: Path, series: Series | None, share: float, threads: int) -> l
     except BelayError as error:
         return [*checks, Check("inputs", FAILED, str(error)), Check("values", NOT_CHECKED, "the inputs are others")]
     checks.append(Check("inputs", HELD, f"the {len(inputs)} checkpoints are those recorded"))
-    return [*checks, _check_values(average, record, inputs, share, threads)]
+    so_far = _Counter(average, lambda done: progress(1 - of_values + done * of_values))
+    return [*checks, _check_values(average, record, inputs, share, threads, so_far)]
 
 
-def check_alone(output: Path, threads: int) -> tuple[Checkpoint, list[Record], list[Check]]:
+def check_alone(
+    output: Path, threads: int, progress: Progress = lambda done: None
+) -> tuple[Checkpoint, list[Record], list[Check]]:
     """What can be checked of an output without its checkpoints: that it is whole, and as it was written.
 
     Raises CheckpointError if it cannot be read at all, or has no record.
@@ -80,10 +90,24 @@ def check_alone(output: Path, threads: int) -> tuple[Checkpoint, list[Record], l
     checks = [
         _check_structure(average, records[0]),
         _check_record(average, records),
-        _check_digests(average, records, threads),
+        _check_digests(average, records, threads, _Counter(average, progress)),
         _check_coefficients(records[0]),
     ]
     return average, records, checks
+
+
+class _Counter:
+    """Tensors that are done, as a share of all bytes. Threads count together."""
+
+    def __init__(self, average: Checkpoint, progress: Progress) -> None:
+        self._sizes = {name: tensor.nbytes for name, (_, tensor) in average.tensors.items()}
+        self._total, self._done, self._progress = sum(self._sizes.values()) or 1, 0, progress
+        self._lock = threading.Lock()
+
+    def done(self, name: str) -> None:
+        with self._lock:
+            self._done += self._sizes.get(name, 0)
+            self._progress(self._done / self._total)
 
 
 def _check_structure(average: Checkpoint, record: Record) -> Check:
@@ -115,20 +139,20 @@ def whole_record(average: Checkpoint, records: Sequence[Record]) -> dict[str, An
     return document(average.files[0].metadata, {name: d for record in records for name, d in record.digests.items()})
 
 
-def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int) -> Check:
+def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int, counter: _Counter) -> Check:
     recorded = {name: digest for record in records for name, digest in record.digests.items()}
     if recorded.keys() != average.tensors.keys():
         name = min(recorded.keys() ^ average.tensors.keys())
         return Check("digests", FAILED, f"{name!r} is only in one of record and weights", name)
     with ThreadPoolExecutor(threads) as pool:
-        found = dict(zip(recorded, pool.map(lambda name: _digest(average, name), recorded), strict=True))
+        found = dict(zip(recorded, pool.map(lambda name: _digest(average, name, counter), recorded), strict=True))
     for name, digest in recorded.items():
         if found[name] != digest:
             return Check("digests", FAILED, f"the bytes of {name!r} are not those that were written", name)
     return Check("digests", HELD, f"every byte of {len(recorded)} tensors")
 
 
-def _digest(average: Checkpoint, name: str) -> str:
+def _digest(average: Checkpoint, name: str, counter: _Counter) -> str:
     stored, nbytes = average.stored(name), average.tensors[name][1].nbytes
     buffer, digest = memoryview(bytearray(min(nbytes, _DIGEST_BYTES))), hashlib.sha256()
     with OpenFiles(limit=1) as files:
@@ -136,6 +160,7 @@ def _digest(average: Checkpoint, name: str) -> str:
             part = buffer[: nbytes - begin]
             stored.read_into(files, part, begin)
             digest.update(part)
+    counter.done(name)
     return digest.hexdigest()
 
 
@@ -160,7 +185,12 @@ def _recorded_inputs(record: Record, series: Series) -> list[Checkpoint]:
 
 
 def _check_values(
-    average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], share: float, threads: int
+    average: Checkpoint,
+    record: Record,
+    inputs: Sequence[Checkpoint],
+    share: float,
+    threads: int,
+    counter: _Counter,
 ) -> Check:
     policies = Policies(**record.policies)
     wanted = {n: policies.action(n, t.dtype) for n, (_, t) in inputs[-1].tensors.items()}
@@ -168,8 +198,13 @@ def _check_values(
     if wanted.keys() != average.tensors.keys():
         name = min(wanted.keys() ^ average.tensors.keys())
         return Check("values", FAILED, f"{name!r} should{'' if name in wanted else ' not'} be there", name)
+
+    def one(name: str) -> tuple[int, str]:
+        result = _check_tensor(average, record, inputs, name, wanted[name] == AVERAGE, share)
+        counter.done(name)
+        return result
+
     with ThreadPoolExecutor(threads) as pool:
-        one = lambda name: _check_tensor(average, record, inputs, name, wanted[name] == AVERAGE, share)  # noqa: E731
         results = list(pool.map(one, wanted))
     for name, (_, bad) in zip(wanted, results, strict=True):
         if bad:

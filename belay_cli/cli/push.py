@@ -134,7 +134,7 @@ class Publication:
         from belay_cli.publish.contents import contents
         from belay_cli.publish.results import read_eval_results
 
-        document = _checked(output)
+        document = self._checked(output)
         remote, hub = self._remote, self._hub
         uploads, notes = contents(
             output,
@@ -162,6 +162,20 @@ class Publication:
         done |= {"status": "committed", "url": url}
         return done
 
+    def _checked(self, output: Path) -> dict[str, Any]:
+        """The record of an output that is whole and as it was written. Raises PublishError if it is not."""
+        with self._console.share("Checking") as progress:
+            average, records, checks = check_alone(output, available_cores(), progress)
+        for check in checks:
+            if check.status != HELD:
+                raise PublishError(
+                    f"is not published: {check.name} {check.status}: {check.detail}",
+                    file=output,
+                    tensor=check.tensor,
+                    hint="make it again; belay verify shows more",
+                )
+        return whole_record(average, records)
+
     def _pull_request(self, uploads: Sequence[Upload]) -> str | None:
         """The URL of a pull request that holds all of it already, if that is what is asked for."""
         from belay_cli.publish.push import landed
@@ -169,20 +183,6 @@ class Publication:
         if not (self._destination.create_pr and self._remote.exists):
             return None
         return landed(self._hub, self._destination, self._remote.parent, uploads)
-
-
-def _checked(output: Path) -> dict[str, Any]:
-    """The record of an output that is whole and as it was written. Raises PublishError if it is not."""
-    average, records, checks = check_alone(output, available_cores())
-    for check in checks:
-        if check.status != HELD:
-            raise PublishError(
-                f"is not published: {check.name} {check.status}: {check.detail}",
-                file=output,
-                tensor=check.tensor,
-                hint="make it again; belay verify shows more",
-            )
-    return whole_record(average, records)
 
 
 def _files(changes: Changes) -> list[dict[str, Any]]:

@@ -57,7 +57,9 @@ def verify(
     """
     console = Console(json=json, quiet=quiet)
     share = _share(sample)
-    checks = check_output(Path(output), _find_inputs(Path(output), checkpoints), share, threads or available_cores())
+    inputs = _find_inputs(Path(output), checkpoints)
+    with console.share("Verifying") as progress:
+        checks = check_output(Path(output), inputs, share, threads or available_cores(), progress)
     good = all(check.status == HELD for check in checks)
     if summary:
         summaries.append(summary, summaries.of_verify(output, checks))
