@@ -13,9 +13,10 @@ from dataclasses import fields
 from typing import Any
 
 from belay_cli.checkpoints import Selection, find_series
+from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.plan import Plan, PlanOptions, Policies, make_plan
-from belay_cli.plan.warnings import identical_warnings
+from belay_cli.plan.warnings import differing_notes, identical_warnings
 from belay_cli.report import Report, report
 from belay_cli.rules import RuleOptions
 
@@ -71,23 +72,28 @@ def run(
     plan: Plan,
     *,
     warn: Callable[[str], None] = lambda warning: None,
+    note: Callable[[str], None] = lambda note: None,
     progress: Callable[[int], None] = lambda nbytes: None,
 ) -> list[Report]:
-    """Run a plan; a report an output. `warn` hears what only the content shows, before weights are read."""
+    """Run a plan; a report an output. `warn` and `note` hear what only the content shows, before weights are read."""
     began = time.monotonic()
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(2) as beside:
         marks = beside.submit(fingerprints, plan.series.checkpoints)
+        uneven = beside.submit(differing, plan.series.checkpoints, plan.not_averageable)
         # torch takes a second to import; what identifies the inputs is read meanwhile.
         from belay_cli.engine.stream import replay
 
         found = marks.result()
+        notes = tuple(differing_notes(uneven.result()))
     warnings = tuple(identical_warnings(plan.series, found))
     for warning in warnings:
         warn(warning)
+    for text in notes:
+        note(text)
     device = replay(plan, found, progress)
     seconds = time.monotonic() - began
     return [
-        report("average", plan, output, device=str(device), seconds=seconds, warnings=warnings)
+        report("average", plan, output, device=str(device), seconds=seconds, warnings=warnings, notes=notes)
         for output in plan.outputs
     ]
 

@@ -1,7 +1,7 @@
 """Provenance: what the metadata of every weight file says, enough to verify the average and to repeat it.
 
-Every value is text; `belay.rule`, `belay.series`, `belay.policies`, `belay.copies`, `belay.versions` and
-`belay.digests` are JSON. Nothing in it depends on the machine, the time, or what was typed: the same inputs,
+Every value is text; `belay.rule`, `belay.series`, `belay.policies`, `belay.copies`, `belay.aliases`, `belay.versions`
+and `belay.digests` are JSON. Nothing in it depends on the machine, the time, or what was typed: the same inputs,
 options and versions give the same bytes. `docs/provenance.md` describes the schema.
 """
 
@@ -41,15 +41,19 @@ def metadata(
     dtype: str,
     options: Sequence[str],
     copies: Sequence[str],
+    aliases: Mapping[str, str],
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """The metadata of every file of one output.
 
     policies: the globs of `average`, `last` and `drop`; dtype: as --dtype has it; options: what the bytes of the
-    tensors depend on, as command-line words.
+    tensors depend on, as command-line words; aliases: names that share the bytes of another -> that one. They are
+    entries of their own too, by which safetensors.torch.load_model knows that nothing is missing.
     """
     fingerprints = fingerprints or [PLACEHOLDER] * len(series.checkpoints)
+    shared = {name: kept for name, kept in aliases.items() if name != "format" and not name.startswith("belay.")}
     return {
+        **shared,
         "format": "pt",
         "belay.version": __version__,
         "belay.rule": _compact({**rule.describe(), "a": rule.dynamics.a}),
@@ -73,6 +77,7 @@ def metadata(
         "belay.accumulation": ACCUMULATION,
         "belay.command": command(series, rule, options),
         "belay.copies": _compact(list(copies)),
+        "belay.aliases": _compact(dict(aliases)),
         "belay.versions": _compact(versions()),
     }
 
@@ -112,6 +117,9 @@ def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
     words = ["belay", "average", *rule.arguments(), *options]
     words += ["--order", "given"] if series.selection.order == "given" else []
     words += ["--allow-averages"] if series.selection.allow_averages else []
+    for name in ("subfolder", "state_key", "source"):
+        value = getattr(series.selection, name)
+        words += [f"--{name.replace('_', '-')}", value] if value is not None else []
     return shlex.join(words + [checkpoint.name for checkpoint in series.checkpoints])
 
 

@@ -48,6 +48,7 @@ def report(
     device: str | None = None,
     seconds: float | None = None,
     warnings: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Report:
     """The report of one output of a plan; after a run with its device and seconds."""
     files = plan.files(output)
@@ -84,7 +85,7 @@ def report(
         peak_memory=None if seconds is None else peak_memory(),
         files=[{"path": str(path), "bytes": size} for path, size in files.items()],
         warnings=[*plan.warnings, *warnings],
-        notes=list(plan.series.notes),
+        notes=[*plan.series.notes, *notes],
     )
 
 

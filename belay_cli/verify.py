@@ -100,7 +100,7 @@ class _Counter:
     """Tensors that are done, as a share of all bytes. Threads count together."""
 
     def __init__(self, average: Checkpoint, progress: Progress) -> None:
-        self._sizes = {name: tensor.nbytes for name, (_, tensor) in average.tensors.items()}
+        self._sizes = {name: tensor.nbytes for name, tensor in average.tensors.items()}
         self._total, self._done, self._progress = sum(self._sizes.values()) or 1, 0, progress
         self._lock = threading.Lock()
 
@@ -153,7 +153,7 @@ def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int,
 
 
 def _digest(average: Checkpoint, name: str, counter: _Counter) -> str:
-    stored, nbytes = average.stored(name), average.tensors[name][1].nbytes
+    stored, nbytes = average.stored(name), average.tensors[name].nbytes
     buffer, digest = memoryview(bytearray(min(nbytes, _DIGEST_BYTES))), hashlib.sha256()
     with OpenFiles(limit=1) as files:
         for begin in range(0, nbytes, _DIGEST_BYTES):
@@ -193,7 +193,7 @@ def _check_values(
     counter: _Counter,
 ) -> Check:
     policies = Policies(**record.policies)
-    wanted = {n: policies.action(n, t.dtype) for n, (_, t) in inputs[-1].tensors.items()}
+    wanted = {n: policies.action(n, t.dtype) for n, t in inputs[-1].tensors.items()}
     wanted = {name: action for name, action in wanted.items() if action != "drop"}
     if wanted.keys() != average.tensors.keys():
         name = min(wanted.keys() ^ average.tensors.keys())
@@ -210,7 +210,7 @@ def _check_values(
         if bad:
             return Check("values", FAILED, f"{name!r} {bad}", name)
     checked = sum(count for count, _ in results)
-    total = sum(tensor.elements for _, tensor in average.tensors.values())
+    total = sum(tensor.elements for tensor in average.tensors.values())
     return Check("values", HELD, f"{checked} of {total} values, by the recursion")
 
 
@@ -218,16 +218,16 @@ def _check_tensor(
     average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], name: str, averaged: bool, share: float
 ) -> tuple[int, str]:
     """How many values were checked, and what is wrong with the first bad one."""
-    tensor, checked = average.tensors[name][1], 0
+    tensor, checked = average.tensors[name], 0
     sources = inputs if averaged else inputs[-1:]
-    if any(source.tensors[name][1].shape != tensor.shape for source in sources if name in source.tensors):
+    if any(source.tensors[name].shape != tensor.shape for source in sources if name in source.tensors):
         return 0, "has another shape than in the checkpoints"
-    if tensor.dtype != _recorded_dtype(record, inputs[-1].tensors[name][1].dtype):
+    if tensor.dtype != _recorded_dtype(record, inputs[-1].tensors[name].dtype):
         return 0, f"is {DTYPES[tensor.dtype].name}, which is not what the record says"
     with OpenFiles(limit=16) as files:
         for start, count in blocks(name, tensor.elements, share):
             written = _raw(average, name, start, count, files)
-            if not averaged and tensor.dtype == inputs[-1].tensors[name][1].dtype:
+            if not averaged and tensor.dtype == inputs[-1].tensors[name].dtype:
                 if written.tobytes() != _raw(inputs[-1], name, start, count, files).tobytes():
                     return checked, f"is not that of the last checkpoint, near element {start}"
             else:
@@ -277,7 +277,7 @@ def blocks(name: str, elements: int, share: float) -> Iterator[tuple[int, int]]:
 def _raw(
     checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles
 ) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    bits = DTYPES[checkpoint.tensors[name][1].dtype].bits
+    bits = DTYPES[checkpoint.tensors[name].dtype].bits
     begin = start * bits // 8
     data = np.empty((start + count) * bits // 8 - begin, np.uint8)
     checkpoint.stored(name).read_into(files, data.data, begin)
@@ -285,7 +285,7 @@ def _raw(
 
 
 def _numbers(checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles) -> Float64Array:
-    return _as_float64(_raw(checkpoint, name, start, count, files), checkpoint.tensors[name][1].dtype)
+    return _as_float64(_raw(checkpoint, name, start, count, files), checkpoint.tensors[name].dtype)
 
 
 def _as_float64(raw: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: str) -> Float64Array:

@@ -173,7 +173,7 @@ def test_a_directory_of_files_with_steps_is_a_run(tmp_path):
 def test_an_incomplete_checkpoint_in_a_run_is_an_error(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "checkpoint-200/model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="checkpoint-200: holds no safetensors weights"):
+    with pytest.raises(CheckpointError, match="checkpoint-200: holds no weights that belay reads"):
         find_series([run])
 
 
@@ -192,7 +192,7 @@ def test_diffusers_checkpoints_take_the_raw_model(tmp_path):
             save_file(tensors(step), directory / "diffusion_pytorch_model.safetensors")
     series = find_series([tmp_path])
     assert series.ticks == (10, 20)
-    assert series.last.stem == "diffusion_pytorch_model"
+    assert series.last.weights.stem == "diffusion_pytorch_model"
     assert series.notes[0] == "checkpoint-10: takes unet, not unet_ema"
     given = find_series(sorted(tmp_path.glob("checkpoint-*/unet")))
     assert (given.ticks, names(given)) == ((10, 20), ["checkpoint-10/unet", "checkpoint-20/unet"])
@@ -209,26 +209,55 @@ def test_several_models_in_a_checkpoint_are_listed(tmp_path):
 def test_several_sets_of_weights(tmp_path):
     save_file(tensors(), tmp_path / "model.safetensors")
     save_file(tensors(), tmp_path / "model.fp16.safetensors")
-    assert open_checkpoint(tmp_path).stem == "model"
+    assert open_checkpoint(tmp_path).weights.stem == "model"
     (tmp_path / "model.safetensors").rename(tmp_path / "consolidated.safetensors")
     with pytest.raises(CheckpointError, match=r"sets of weights: consolidated.safetensors, model.fp16.safetensors"):
         open_checkpoint(tmp_path)
 
 
 def test_directories_without_weights(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no safetensors weights"):
+    with pytest.raises(CheckpointError, match="holds no weights that belay reads"):
         open_checkpoint(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"holds no safetensors weights, but pytorch_model.bin"):
+    (tmp_path / "optimizer.pt").write_bytes(b"")
+    (tmp_path / "training_args.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="holds no weights that belay reads"):
         open_checkpoint(tmp_path)
+
+
+FOREIGN = {
+    "model.gguf": "GGUF, which is quantized for inference",
+    "zero_to_fp32.py": "shards of DeepSpeed ZeRO",
+    "global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt": "shards of DeepSpeed ZeRO",
+    "mp_rank_00/model_optim_rng.pt": "ranks of Megatron-LM",
+    "model_world_size_8_rank_0.pt": "one file a rank of FSDP",
+    "_CHECKPOINT_METADATA": "a checkpoint of JAX (orbax or Flax)",
+    "flax_model.msgpack": "a checkpoint of JAX (orbax or Flax)",
+    "model.weights.h5": "a checkpoint of Keras or TensorFlow",
+    "model.nemo": "an archive of NeMo",
+    "run.tar.gz": "an archive",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_cannot_be_read_says_how_to_get_there(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(tmp_path)
+    assert error.value.message == f"holds {FOREIGN[name]}, which belay does not read"
+    assert error.value.hint
+    if not name.endswith((".py", ".pt", "DATA")):
+        with pytest.raises(CheckpointError, match="which belay does not read"):
+            open_checkpoint(path)
 
 
 def test_things_that_are_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: does not exist"):
         open_checkpoint(tmp_path / "nowhere")
-    (tmp_path / "x.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="is not a safetensors file"):
-        open_checkpoint(tmp_path / "x.pt")
+    (tmp_path / "x.txt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is neither a safetensors nor a torch file"):
+        open_checkpoint(tmp_path / "x.txt")
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(CheckpointError, match="pipe.safetensors: is not a file"):
         open_checkpoint(tmp_path / "pipe.safetensors")

@@ -37,7 +37,8 @@ def test_average_without_any_option(tmp_path, belay):
         "  400    28.1%  ███████████████████████████████▎",
         "  mean lag 126 steps · as good as 3.7 checkpoints averaged equally",
         "",
-        "reads 9.06 kB, writes 4.20 kB, 21.0 MB of buffers, CUDA if there is one, else cpu with 2 threads",
+        "reads 9.06 kB, writes 4.22 kB, 21.0 MB of buffers, CUDA if there is one, else cpu with 2 threads",
+        "note: seen: integers that differ between checkpoints; those of the last one are taken",
     ]
     assert load_file("belay-average.safetensors").keys() == tensors().keys()
 
@@ -105,7 +106,7 @@ def test_json_of_average_and_plan(tmp_path, belay):
     assert done["tensors"] == {"averaged": 4, "last": 1, "dropped": 1}
     assert done["bytes_written"] == Path("out.safetensors").stat().st_size == done["files"][0]["bytes"]
     assert sum(entry["coefficient"] for entry in done["checkpoints"]) == pytest.approx(1, abs=1e-15)
-    unknown = {"command", "device", "seconds", "peak_memory", "published"}
+    unknown = {"command", "device", "seconds", "peak_memory", "published", "notes"}
     assert {k: v for k, v in done.items() if k not in unknown} == {k: v for k, v in planned.items() if k not in unknown}
     assert [planned[name] for name in ("device", "seconds", "peak_memory")] == [None] * 3
     assert planned["command"] == "plan"
@@ -142,7 +143,7 @@ BAD_INPUTS = {
     ),
     "no weights": (
         lambda d, p: [(d / "empty").mkdir() or d / "empty"],
-        "{d}/empty: holds no safetensors weights\n       leave it out; a checkpoint or a run directory is needed",
+        "{d}/empty: holds no weights that belay reads\n       leave it out; a checkpoint or a run directory is needed",
     ),
     "truncated": (
         lambda d, p: [*p[:3], truncated(p[3])],

@@ -230,7 +230,7 @@ def test_belay_json_is_the_record(tmp_path):
     assert document["schema"] == 1
     assert document.keys() == {
         *("schema", "version", "rule", "series", "policies", "dtype", "accumulation", "command", "copies", "versions"),
-        "digests",
+        *("aliases", "digests"),
     }
     assert document["versions"] == {"torch": torch.__version__.partition("+")[0], "safetensors": safetensors_version}
     assert (document["dtype"], document["accumulation"]) == ("same", "float64")

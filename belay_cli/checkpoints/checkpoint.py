@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
-from belay_cli.checkpoints.directory import (
-    SUFFIX,
-    choose_weights,
-    component_with_weights,
-    is_shard,
-    no_weights,
-    read_weights,
-)
-from belay_cli.checkpoints.safetensors_header import Tensor, WeightFile, read_header
+from belay_cli.checkpoints.directory import find_weights, is_shard
+from belay_cli.checkpoints.formats import read_directory, read_file
+from belay_cli.checkpoints.pieces import StoredPieces
+from belay_cli.checkpoints.quantized import read_config
+from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.steps import agreed_step, last_integer, recorded_step, step_in_name
-from belay_cli.checkpoints.storage import Stored
+from belay_cli.checkpoints.storage import Stored, StoredFile
+from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
 
 # A file of one of these stems is named after nothing; its directory's name says which checkpoint it is.
@@ -37,83 +31,73 @@ class Checkpoint:
 
     name: str
     path: Path
-    directory: Path | None  # None if the checkpoint was given as a file
-    files: tuple[WeightFile, ...]
-    stem: str
+    weights: Weights
     step: int | None
     number: int | None
     notes: tuple[str, ...] = ()
 
-    @cached_property
-    def tensors(self) -> Mapping[str, tuple[int, Tensor]]:
-        """Tensor name -> (which of `files`, the tensor), in the order of the bytes. Equal layouts share one mapping."""
-        return _by_name(tuple(file.tensors for file in self.files))
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By name."""
+        return self.weights.tensors
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The files that hold the weights."""
+        return self.weights.files
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the weights lie, None if the checkpoint was given as a file."""
+        return self.weights.directory
 
     @property
     def bytes(self) -> int:
         """Size of the weight files in bytes."""
         return sum(file.size for file in self.files)
 
-    def stored(self, tensor: str) -> Stored:
+    def stored(self, tensor: str) -> Stored | StoredPieces:
         """Where a tensor's bytes lie."""
-        which, found = self.tensors[tensor]
-        return Stored(self.files[which], self.files[which].data_start + found.begin)
+        return self.weights.stored(tensor)
 
 
-@lru_cache(maxsize=64)
-def _by_name(files: tuple[tuple[Tensor, ...], ...]) -> Mapping[str, tuple[int, Tensor]]:
-    return MappingProxyType({tensor.name: (which, tensor) for which, file in enumerate(files) for tensor in file})
-
-
-def open_checkpoint(path: Path, *, needs_step: bool = True) -> Checkpoint:
-    """Read the headers of a checkpoint: a safetensors file, or a directory with weights in it.
+def open_checkpoint(path: Path, opening: Opening = Opening(), *, needs_step: bool = True) -> Checkpoint:  # noqa: B008
+    """Read the headers of a checkpoint: a weight file, or a directory with weights in it.
 
     Raises CheckpointError if it is absent, incomplete or untrue, and SeriesError if its record and its name
     contradict each other about the step; where no step is needed, such a checkpoint has none.
     """
     if not path.exists():
         raise CheckpointError("does not exist", file=path)
-    return _open_directory(path, needs_step) if path.is_dir() else _open_file(path, needs_step)
+    return _open_directory(path, opening, needs_step) if path.is_dir() else _open_file(path, opening, needs_step)
 
 
-def _open_file(path: Path, needs_step: bool) -> Checkpoint:
-    if path.suffix != SUFFIX:
-        raise CheckpointError(
-            "is not a safetensors file",
-            file=path,
-            hint="belay reads *.safetensors files and directories that hold them",
-        )
+def _open_file(path: Path, opening: Opening, needs_step: bool) -> Checkpoint:
     if is_shard(path):
         raise CheckpointError(
             "is one shard of several", file=path, hint=f"the checkpoint is its directory: {path.parent}"
         )
-    file = read_header(path)
+    weights = read_file(path, opening)
     parent = path.absolute().parent
-    if _IMPERSONAL.fullmatch(path.stem) and step_in_name(parent.name) is not None:
+    if _IMPERSONAL.fullmatch(weights.stem) and step_in_name(parent.name) is not None:
         named_by, name = parent.name, f"{parent.name}/{path.name}"
     else:
         named_by, name = path.stem, path.name
-    step = agreed_step(recorded_step(file.metadata, None), step_in_name(named_by), path, needs_step)
-    return Checkpoint(_as_text(name), path, None, (file,), path.stem, step, last_integer(named_by))
+    step = agreed_step(recorded_step(weights, None), step_in_name(named_by), path, needs_step)
+    return Checkpoint(_as_text(name), path, weights, step, last_integer(named_by), weights.notes)
 
 
-def _open_directory(path: Path, needs_step: bool) -> Checkpoint:
-    weights = choose_weights(path)
-    notes: tuple[str, ...] = ()
+def _open_directory(path: Path, opening: Opening, needs_step: bool) -> Checkpoint:
     named_by = _own_name(path)
-    if weights is None:
-        component, passed_over = component_with_weights(path)
-        weights = choose_weights(component) if component else None
-        if weights is None:
-            raise no_weights(path)
-        notes = tuple(f"{named_by}: takes {weights.directory.name}, not {name}" for name in passed_over)
+    inner, passed_over = find_weights(path, opening)
+    weights = read_directory(inner, opening)
+    notes = [f"{named_by}: takes {inner.name}, not {name}" for name in passed_over]
     name = named_by
     if step_in_name(named_by) is None and step_in_name(path.absolute().parent.name) is not None:
         named_by = path.absolute().parent.name  # checkpoint-500/unet
         name = f"{named_by}/{name}"
-    files = read_weights(weights)
-    step = agreed_step(recorded_step(files[0].metadata, path), step_in_name(named_by), path, needs_step)
-    return Checkpoint(_as_text(name), path, weights.directory, files, weights.stem, step, last_integer(named_by), notes)
+    step = agreed_step(recorded_step(weights, path), step_in_name(named_by), path, needs_step)
+    return Checkpoint(_as_text(name), path, weights, step, last_integer(named_by), (*notes, *weights.notes))
 
 
 def _as_text(name: str) -> str:
@@ -140,11 +124,5 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
 
 def architecture(checkpoint: Checkpoint) -> str | None:
     """The first entry of `architectures` in config.json, or None."""
-    config = checkpoint.directory / "config.json" if checkpoint.directory else None
-    if config is None or not config.is_file() or config.stat().st_size > 10_000_000:
-        return None
-    try:
-        names = json.loads(config.read_bytes()).get("architectures")
-    except (ValueError, RecursionError, AttributeError):
-        return None
+    names = read_config(checkpoint.directory).get("architectures")
     return str(names[0]) if isinstance(names, list) and names else None

@@ -10,6 +10,8 @@ from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.safetensors_header import shape_text
 from belay_cli.errors import SeriesError, glob_for
 
+_SHOWN = 5  # names in a message
+
 
 def difference(one: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool]) -> SeriesError | None:
     """The first way in which `other` differs from `one`, as the error that says so, or None.
@@ -18,30 +20,31 @@ def difference(one: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool
     """
     if one.tensors is other.tensors:
         return None
-    for name, (_, left) in one.tensors.items():
+    for absent, present in ((other, one), (one, other)):
+        names = [name for name in present.tensors if name not in absent.tensors and not ignored(name)]
+        if names:
+            return _missing(names, absent=absent, present=present)
+    for name, left in one.tensors.items():
         if ignored(name):
             continue
-        if name not in other.tensors:
-            return _missing(name, absent=other, present=one)
-        _, right = other.tensors[name]
+        right = other.tensors[name]
         if left.shape != right.shape:
             what = f"{name!r} is {shape_text(right.shape)}; in {one.name} it is {shape_text(left.shape)}"
             return SeriesError(what, file=other.path, tensor=name, hint="a series has one architecture")
         if left.dtype != right.dtype:
             what = f"{name!r} is {DTYPES[right.dtype].name}; in {one.name} it is {DTYPES[left.dtype].name}"
             return SeriesError(what, file=other.path, tensor=name, hint="save every checkpoint in the same dtype")
-    for name in other.tensors:
-        if name not in one.tensors and not ignored(name):
-            return _missing(name, absent=one, present=other)
     return None
 
 
-def _missing(name: str, *, absent: Checkpoint, present: Checkpoint) -> SeriesError:
+def _missing(names: Sequence[str], *, absent: Checkpoint, present: Checkpoint) -> SeriesError:
+    shown = ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    drop = " ".join(f"--drop {glob_for(name)}" for name in names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return SeriesError(
-        f"has no {name!r}, which {present.name} has",
+        f"has no {shown}, which {present.name} has",
         file=absent.path,
-        tensor=name,
-        hint=f"a series has one architecture; to leave the tensor out: --drop {glob_for(name)}",
+        tensor=names[0],
+        hint=f"a series has one architecture; to leave the tensor{'s' * (len(names) > 1)} out: {drop}",
     )
 
 

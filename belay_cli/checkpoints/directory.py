@@ -1,4 +1,4 @@
-"""Directories: the weights in them, the files beside the weights, and the checkpoints inside a run."""
+"""Directories: which files in them are weights, and the checkpoints inside a run. Opens nothing but indices."""
 
 from __future__ import annotations
 
@@ -8,34 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
 from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
-from belay_cli.errors import CheckpointError
+from belay_cli.checkpoints.weights import Opening
+from belay_cli.errors import CheckpointError, UsageError
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".tar")  # .tar is that of .pth.tar
+DCP_METADATA = ".metadata"
 _LARGEST_INDEX = 100_000_000  # bytes
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
 
 # The names under which libraries look for weights: transformers, diffusers, peft.
 STANDARD_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_model")
 
-# Weights in formats that are not read (yet), by how a person would recognise them.
-_FOREIGN_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.distcp", "*.gguf", "*.h5", "*.msgpack")
+# What a trainer keeps beside the weights, in files or directories that look like some.
+_STATE = re.compile(
+    r"(.*[-_])?(optimizer|optim|scheduler|rng|random|scaler|sampler|training_args|trainer|dataloader|state_optim)"
+    r"([-_.]?(states?|args|bin|params))*([-_]?\d+)*(\.\w+)*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class WeightSet:
-    """The weights of one model in a directory: a single file, or shards under an index."""
+    """The weights of one model in a directory: a single file, or shards under an index. `suffix` is their format."""
 
     directory: Path
     stem: str  # `model` in model.safetensors and in model-00001-of-00002.safetensors
     index: Path | None
+    suffix: str = SUFFIX
 
     @property
     def entry(self) -> Path:
         """The file by which a loader finds the weights."""
-        return self.index or self.directory / f"{self.stem}{SUFFIX}"
+        return self.index or self.directory / f"{self.stem}{self.suffix}"
 
 
 def is_shard(path: Path) -> bool:
@@ -44,26 +51,38 @@ def is_shard(path: Path) -> bool:
 
 
 def weight_sets(directory: Path) -> list[WeightSet]:
-    """Every set of weights that lies in the directory itself, in name order."""
+    """Every set of weights that lies in the directory itself, in name order: safetensors, or else torch files."""
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    indexed = {name[: -len(INDEX_SUFFIX)] for name in names if name.endswith(INDEX_SUFFIX)}
-    shards = {match[1] for name in names if (match := _SHARD.fullmatch(name))}
-    single = {name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX) and not _SHARD.fullmatch(name)}
+    found = _sets(directory, names, (SUFFIX,))
+    return found or _sets(directory, [name for name in names if not _STATE.fullmatch(name)], TORCH_SUFFIXES)
+
+
+def _sets(directory: Path, names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
+    sets = []
+    for suffix in suffixes:
+        ending = f"{suffix}.index.json"
+        indexed = {name.removesuffix(ending) for name in names if name.endswith(ending)}
+        shards = {match[1] for name in names if (match := _SHARD.fullmatch(name)) and match[2] == suffix}
+        single = {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not _SHARD.fullmatch(name)}
+        _refuse_halves(directory, suffix, single, indexed, shards)
+        sets += [WeightSet(directory, stem, None, suffix) for stem in single]
+        sets += [WeightSet(directory, stem, directory / f"{stem}{ending}", suffix) for stem in indexed]
+    return sorted(sets, key=lambda s: (s.stem, s.suffix))
+
+
+def _refuse_halves(directory: Path, suffix: str, single: set[str], indexed: set[str], shards: set[str]) -> None:
     for stem in sorted(single & (indexed | shards)):
         raise CheckpointError(
-            f"holds both {stem}{SUFFIX} and shards of the same name",
+            f"holds both {stem}{suffix} and shards of the same name",
             file=directory,
             hint="one of them is left over from an older save; remove it",
         )
     for stem in sorted(shards - indexed):
         raise CheckpointError(
-            f"holds shards of {stem}{SUFFIX} but no {stem}{INDEX_SUFFIX}",
+            f"holds shards of {stem}{suffix} but no {stem}{suffix}.index.json",
             file=directory,
             hint="the save is incomplete; copy the index too",
         )
-    sets = [WeightSet(directory, stem, None) for stem in single]
-    sets += [WeightSet(directory, stem, directory / f"{stem}{INDEX_SUFFIX}") for stem in indexed]
-    return sorted(sets, key=lambda s: s.stem)
 
 
 def choose_weights(directory: Path) -> WeightSet | None:
@@ -79,27 +98,23 @@ def choose_weights(directory: Path) -> WeightSet | None:
     return standard[0] if standard else None
 
 
-def read_weights(weights: WeightSet) -> tuple[WeightFile, ...]:
-    """The headers of a set's files, shards in name order; the index is checked against them both ways."""
-    if weights.index is None:
-        return (read_header(weights.entry),)
-    owners = _read_index(weights.index)
-    files = []
+def shards_of(index: Path, suffix: str) -> dict[str, str]:
+    """weight_map of an index: tensor name -> file name, each a file that is there, in the same directory."""
+    owners = _read_index(index, suffix)
     for name in sorted(set(owners.values())):
-        path = weights.directory / name
-        if not path.is_file():
+        if not (index.parent / name).is_file():
             raise CheckpointError(
-                f"names the shard {name}, which is not there",
-                file=weights.index,
-                hint="copy the missing shard",
+                f"names the shard {name}, which is not there", file=index, hint="copy the missing shard"
             )
-        files.append(read_header(path))
-    held = {(tensor.name, file.path.name) for file in files for tensor in file.tensors}
+    return owners
+
+
+def check_index(index: Path, owners: dict[str, str], held: set[tuple[str, str]]) -> None:
+    """Raise CheckpointError if index and shards disagree; held: (tensor, file) as the shards have it."""
     for name, owner in sorted(owners.items() - held):
-        raise _index_lies(weights.index, name, f"is not in {owner}")
+        raise _index_lies(index, name, f"is not in {owner}")
     for name, owner in sorted(held - owners.items()):
-        raise _index_lies(weights.index, name, f"lies in {owner}, which the index does not say")
-    return tuple(files)
+        raise _index_lies(index, name, f"lies in {owner}, which the index does not say")
 
 
 def _index_lies(index: Path, tensor: str, where: str) -> CheckpointError:
@@ -111,8 +126,7 @@ def _index_lies(index: Path, tensor: str, where: str) -> CheckpointError:
     )
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """weight_map of an index: tensor name -> file name, each a plain name in the same directory."""
+def _read_index(path: Path, suffix: str) -> dict[str, str]:
     if path.stat().st_size > _LARGEST_INDEX:
         raise CheckpointError("is over 100 MB, too large for an index", file=path)
     try:
@@ -123,9 +137,9 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(owners, dict) or not owners or not all(isinstance(name, str) for name in owners.values()):
         raise CheckpointError("has no weight_map from tensor names to file names", file=path)
     for tensor, name in owners.items():
-        if not is_plain_name(name) or not name.endswith(SUFFIX):
+        if not is_plain_name(name) or not name.endswith(suffix):
             raise CheckpointError(
-                f"puts {tensor!r} into {name!r}, which is not a safetensors file of this directory",
+                f"puts {tensor!r} into {name!r}, which is not a {suffix} file of this directory",
                 file=path,
                 tensor=tensor,
                 hint="the index is damaged, or not to be trusted; copy the checkpoint again",
@@ -138,6 +152,11 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n')
 
 
+def is_dcp(directory: Path) -> bool:
+    """Whether the directory is one of torch.distributed.checkpoint, whole or not."""
+    return (directory / DCP_METADATA).is_file() or any(directory.glob("*.distcp"))
+
+
 def checkpoints_inside(directory: Path) -> tuple[list[Path], list[str]]:
     """The checkpoints of a run directory, in the order of their integers, and the weights beside them, left out.
 
@@ -147,6 +166,8 @@ def checkpoints_inside(directory: Path) -> tuple[list[Path], list[str]]:
     inside = [entry for entry in directory.iterdir() if entry.is_dir() and names_a_checkpoint(entry.name)]
     if not inside:
         inside = [s.entry for s in sets if s.index is None and step_in_name(s.stem) is not None]
+        if inside:  # last.ckpt and its like record their step
+            inside += [s.entry for s in sets if s.suffix == ".ckpt" and s.entry not in inside]
     if len(inside) < 2 and not any(entry.is_dir() for entry in inside):
         return [], []
     left_out = [s.entry.name for s in sets if s.entry not in inside]
@@ -166,31 +187,51 @@ def _sets_or_none(directory: Path) -> list[WeightSet]:
         return []  # said when the directory itself is opened
 
 
-def component_with_weights(directory: Path) -> tuple[Path | None, list[str]]:
-    """The one sub-directory that holds the weights, as diffusers saves them, and the EMA twins passed over.
+def find_weights(directory: Path, opening: Opening) -> tuple[Path, list[str]]:
+    """The directory that holds the weights: this one, or one inside it; and the EMA twins passed over.
 
-    `checkpoint-500/unet` beside `checkpoint-500/unet_ema` is the raw model and its EMA: the raw one is taken.
+    `checkpoint-500/unet` beside `checkpoint-500/unet_ema` is the raw model and its EMA: the raw one is taken, unless
+    --subfolder or --source says otherwise. Raises CheckpointError if it is not clear which model is meant.
     """
-    holders = [entry for entry in sorted(directory.iterdir()) if entry.is_dir() and _sets_or_none(entry)]
+    if opening.subfolder is not None:
+        return _subfolder(directory, opening.subfolder), []
+    if _holds_weights(directory):
+        return directory, []
+    holders = _holders(directory)
     raw = [entry for entry in holders if not entry.name.endswith("_ema")]
+    if opening.source == "ema" and raw != holders:
+        raw = [entry for entry in holders if entry not in raw]
     if len(raw) > 1:
         raise CheckpointError(
             f"holds several models: {', '.join(entry.name for entry in raw)}",
             file=directory,
-            hint=f"give one of them of every checkpoint, such as {raw[0]}",
+            hint=f"choose one of them: --subfolder {raw[0].name}",
         )
-    return (raw[0] if raw else None), [entry.name for entry in holders if entry not in raw]
+    return (raw[0], [entry.name for entry in holders if entry not in raw]) if raw else (directory, [])
 
 
-def no_weights(directory: Path) -> CheckpointError:
-    """The error for a directory without safetensors weights, with what is there instead."""
-    foreign = sorted({path.name for pattern in _FOREIGN_WEIGHTS for path in directory.glob(pattern)})
-    if foreign:
-        return CheckpointError(
-            f"holds no safetensors weights, but {', '.join(foreign[:3])}{' …' if len(foreign) > 3 else ''}",
+def _subfolder(directory: Path, name: str) -> Path:
+    parts = name.strip("/").split("/")
+    if not all(map(is_plain_name, parts)):
+        raise UsageError(f"--subfolder {name} is no folder inside a checkpoint")
+    inner = directory.joinpath(*parts)
+    if not inner.is_dir() or not _holds_weights(inner):
+        choices = [entry.name for entry in _holders(directory)]
+        raise CheckpointError(
+            f"holds no weights in {name}",
             file=directory,
-            hint="belay reads safetensors; save or convert the checkpoint with safe_serialization",
+            hint=f"it has weights in: {', '.join(choices)}" if choices else "leave --subfolder out",
         )
-    return CheckpointError(
-        "holds no safetensors weights", file=directory, hint="leave it out; a checkpoint or a run directory is needed"
-    )
+    return inner
+
+
+def _holders(directory: Path) -> list[Path]:
+    entries = [entry for entry in sorted(directory.iterdir()) if entry.is_dir()]
+    return [entry for entry in entries if not _STATE.fullmatch(entry.name) and _holds_weights(entry)]
+
+
+def _holds_weights(directory: Path) -> bool:
+    try:
+        return bool(weight_sets(directory)) or is_dcp(directory)
+    except CheckpointError:
+        return True  # broken ones, which are reported when they are opened

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.safetensors_header import WeightFile
-from belay_cli.checkpoints.storage import open_to_read, read_bytes
+from belay_cli.checkpoints.storage import StoredFile, open_file
 
 BLOCKS = 64
 BLOCK_BYTES = 64 * 1024
 _READERS = 8  # small scattered reads wait for the disk, not for a core
 
 
-def file_fingerprint(file: WeightFile) -> str:
-    """SHA-256 (hex) over the header with its length field, the size (u64, little-endian), and 64 blocks of 64 KiB.
+def file_fingerprint(file: StoredFile) -> str:
+    """SHA-256 (hex) over the header of safetensors with its length field, the size (u64, little-endian), and 64 blocks.
 
-    Block k begins at data_start + ⌊k · (data − block) / 63⌋, the first and the last at the ends of the data;
+    Block k begins at data_start + ⌊k · (data − block) / 63⌋, each of 64 KiB;
     data of at most 4 MiB is taken whole.
     """
     digest = hashlib.sha256()
-    descriptor = open_to_read(file.path)
-    try:
-        digest.update(read_bytes(descriptor, file.data_start, 0, file.path))
+    with open_file(file.path) as opened:
+        digest.update(opened.read_at(0, file.data_start))
         digest.update(file.size.to_bytes(8, "little"))
         for offset, count in _blocks(file.data_start, file.size - file.data_start):
-            digest.update(read_bytes(descriptor, count, offset, file.path))
-    finally:
-        os.close(descriptor)
+            digest.update(opened.read_at(offset, count))
     return digest.hexdigest()
 
 

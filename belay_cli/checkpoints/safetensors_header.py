@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.storage import StoredFile, open_to_read, read_bytes
+from belay_cli.checkpoints.storage import ReadAt, StoredFile, open_file
 from belay_cli.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -26,13 +25,17 @@ _METADATA = "__metadata__"
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file: dtype code, shape, and where its bytes begin in the data section."""
+    """A tensor of a checkpoint: dtype code, shape, size in bytes; in safetensors, where its bytes begin in the data.
+
+    `file` counts the files of the checkpoint.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     begin: int
     nbytes: int
+    file: int = 0
 
     @property
     def elements(self) -> int:
@@ -42,27 +45,21 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class WeightFile(StoredFile):
-    """One safetensors file, known from its header; sizes and offsets in bytes."""
+    """One safetensors file, known from its header."""
 
-    data_start: int
-    metadata: dict[str, str]
-    tensors: tuple[Tensor, ...]  # in the order of their bytes; shared between files with the same layout
+    tensors: tuple[Tensor, ...] = ()  # in the order of their bytes; shared between files with the same layout
 
 
 def read_header(path: Path) -> WeightFile:
     """Read and check the header of a safetensors file. Raises CheckpointError, which names the file and the tensor."""
-    descriptor = open_to_read(path)
-    try:
-        size = os.fstat(descriptor).st_size
-        return parse_header(path, size, _header_text(descriptor, size, path))
-    finally:
-        os.close(descriptor)
+    with open_file(path) as file:
+        return parse_header(path, file.size, _header_text(file.read_at, file.size, path))
 
 
-def _header_text(descriptor: int, size: int, path: Path) -> bytes:
+def _header_text(read_at: ReadAt, size: int, path: Path) -> bytes:
     if size < 8:
         raise CheckpointError(f"is {size} bytes, too short for a safetensors file", file=path, hint=_COPY_AGAIN)
-    length = int.from_bytes(read_bytes(descriptor, 8, 0, path), "little")
+    length = int.from_bytes(read_at(0, 8), "little")
     if length > LARGEST_HEADER:
         raise CheckpointError(
             f"claims a header of {length} bytes; safetensors allows {LARGEST_HEADER}",
@@ -75,7 +72,7 @@ def _header_text(descriptor: int, size: int, path: Path) -> bytes:
             file=path,
             hint=_COPY_AGAIN,
         )
-    return read_bytes(descriptor, length, 8, path)
+    return read_at(8, length)
 
 
 _COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the checkpoint out"

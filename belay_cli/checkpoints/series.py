@@ -13,15 +13,20 @@ from belay_cli.checkpoints.checkpoint import Checkpoint, is_average, open_checkp
 from belay_cli.checkpoints.directory import checkpoints_inside
 from belay_cli.checkpoints.fingerprint import fingerprint
 from belay_cli.checkpoints.steps import step_in_name
+from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, SeriesError, UsageError
 
 UNITS = ("auto", "step", "checkpoint")
 ORDERS = ("step", "given")
+SOURCES = ("raw", "ema")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """How arguments become a series: the order, the unit of ticks, and which part of it is taken."""
+    """How arguments become a series: the order, the unit of ticks, which part of it is taken, and what of each one.
+
+    `subfolder`, `state_key` and `source` are those of `Opening`.
+    """
 
     order: str = "step"
     unit: str = "auto"
@@ -29,8 +34,18 @@ class Selection:
     to_step: int | None = None
     every: int = 1
     allow_averages: bool = False
+    subfolder: str | None = None
+    state_key: str | None = None
+    source: str | None = None
+
+    @property
+    def opening(self) -> Opening:
+        """How each checkpoint is opened."""
+        return Opening(self.subfolder, self.state_key, self.source)
 
     def __post_init__(self) -> None:
+        if self.source not in (None, *SOURCES):
+            raise UsageError(f"--source {self.source} is unknown", hint=f"one of: {', '.join(SOURCES)}")
         if self.order not in ORDERS:
             raise UsageError(f"--order {self.order} is unknown", hint=f"one of: {', '.join(ORDERS)}")
         if self.unit not in UNITS:
@@ -87,7 +102,8 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     paths, notes = find_paths(arguments)
     # By their names first: what is left out need not be whole.
     paths = [path for path in paths if _may_be_taken(path, selection)] or paths
-    checkpoints = distinct([open_checkpoint(path, needs_step=selection.order == "step") for path in paths], notes)
+    needs_step = selection.order == "step"
+    checkpoints = distinct([open_checkpoint(path, selection.opening, needs_step=needs_step) for path in paths], notes)
     notes += dict.fromkeys(note for checkpoint in checkpoints for note in checkpoint.notes)
     _refuse_averages(checkpoints, selection)
     ordered, unit = order_checkpoints(checkpoints, selection, notes)
@@ -130,7 +146,9 @@ def order_checkpoints(
     if selection.order == "given":
         return checkpoints, "checkpoint"
     if all(checkpoint.step is not None for checkpoint in checkpoints):
-        ordered = _merge_twins(sorted(checkpoints, key=_step), notes)
+        # Of twins at one step, the one that says the step in its name stays: last.ckpt goes.
+        in_order = sorted(checkpoints, key=lambda c: (_step(c), step_in_name(c.path.stem) is None))
+        ordered = _merge_twins(in_order, notes)
         return ordered, "checkpoint" if selection.unit == "checkpoint" else "step"
     if selection.unit == "step":
         without = next(checkpoint for checkpoint in checkpoints if checkpoint.step is None)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from belay_cli.checkpoints.weights import Weights
 from belay_cli.errors import CheckpointError, SeriesError
 
 TRAINER_STATE = "trainer_state.json"
@@ -44,8 +45,11 @@ def names_a_checkpoint(name: str) -> bool:
     return step_in_name(name) is not None or _CHECKPOINT_NAME.match(name) is not None
 
 
-def recorded_step(metadata: dict[str, str], directory: Path | None) -> int | None:
-    """The step that a checkpoint records: safetensors metadata `step`, else trainer_state.json `global_step`."""
+def recorded_step(weights: Weights, directory: Path | None) -> int | None:
+    """The step that a checkpoint records: in the weights, as safetensors metadata, or in trainer_state.json."""
+    if weights.step is not None:
+        return weights.step
+    metadata = weights.files[0].metadata
     if re.fullmatch(rf"\d{{1,{_MOST_DIGITS}}}", metadata.get("step", "")):
         return int(metadata["step"])
     state = directory / TRAINER_STATE if directory else None

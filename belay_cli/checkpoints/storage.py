@@ -7,7 +7,8 @@ a process may have.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -17,54 +18,86 @@ from belay_cli.errors import CheckpointError
 # One call moves at most 2,147,479,552 bytes on Linux.
 _LARGEST_READ = 1 << 30
 
+ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, or a CheckpointError
 
-def open_to_read(path: Path) -> int:
-    """A descriptor of the file. Raises CheckpointError with the reason in words."""
-    if path.exists() and not path.is_file():  # a pipe would block for ever
-        raise CheckpointError("is not a file", file=path)
-    try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-    except OSError as error:
-        raise CheckpointError(f"cannot be opened: {reason(error)}", file=path) from error
+
+@dataclass(frozen=True, eq=False)
+class StoredFile:
+    """A file that holds weights; sizes in bytes. Equal to itself alone, so that it is a quick key.
+
+    `data_start` is the length of its header, and `metadata` what that says beside the tensors, for safetensors.
+    """
+
+    path: Path
+    size: int
+    data_start: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class LocalFile:
+    """A file of this machine, open for positioned reads by one thread or several."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError with the reason in words."""
+        if path.exists() and not path.is_file():  # a pipe would block for ever
+            raise CheckpointError("is not a file", file=path)
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise CheckpointError(f"cannot be opened: {reason(error)}", file=path) from error
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
+        done, total = 0, buffer.nbytes
+        while done < total:
+            # As a rule one call fills the buffer whole: threads share the interpreter, so each step here counts.
+            part = buffer if not done and total <= _LARGEST_READ else buffer[done : done + _LARGEST_READ]
+            try:
+                count = os.preadv(self._descriptor, [part], offset + done)
+            except OSError as error:
+                raise CheckpointError(f"cannot be read: {reason(error)}", file=self._path) from error
+            if count == 0:
+                raise CheckpointError(
+                    f"ends at byte {offset + done}, though its header promises more",
+                    file=self._path,
+                    hint="the file changed or is cut short; copy it again",
+                )
+            done += count
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """`count` bytes from byte `offset`. The caller has checked that the file is that long."""
+        buffer = bytearray(count)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def close(self) -> None:
+        """Close it, once."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> LocalFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_file(path: Path) -> LocalFile:
+    """The file for reading. Raises CheckpointError."""
+    return LocalFile(path)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a file is read over a network."""
+    return not isinstance(path, Path)
 
 
 def reason(error: OSError) -> str:
     """What the operating system says, without the path and the number."""
     return (error.strerror or str(error)).lower()
-
-
-def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
-    """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-    done, total = 0, buffer.nbytes
-    while done < total:
-        # As a rule one call fills the buffer whole: threads share the interpreter, so each step here counts.
-        part = buffer if not done and total <= _LARGEST_READ else buffer[done : done + _LARGEST_READ]
-        try:
-            count = os.preadv(descriptor, [part], offset + done)
-        except OSError as error:
-            raise CheckpointError(f"cannot be read: {reason(error)}", file=path) from error
-        if count == 0:
-            raise CheckpointError(
-                f"ends at byte {offset + done}, though its header promises more",
-                file=path,
-                hint="the file changed or is cut short; copy it again",
-            )
-        done += count
-
-
-def read_bytes(descriptor: int, count: int, offset: int, path: Path) -> bytes:
-    """`count` bytes from byte `offset`. The caller has checked that the file is that long."""
-    buffer = bytearray(count)
-    read_into(descriptor, memoryview(buffer), offset, path)
-    return bytes(buffer)
-
-
-@dataclass(frozen=True, eq=False)
-class StoredFile:
-    """A file that holds weights, with its size in bytes. Equal to itself alone, so that it is a quick key."""
-
-    path: Path
-    size: int
 
 
 class OpenFiles:
@@ -75,16 +108,16 @@ class OpenFiles:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: dict[StoredFile, int] = {}
+        self._open: dict[StoredFile, LocalFile] = {}
 
     def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-        descriptor = self._open.get(file)
-        if descriptor is None:
+        found = self._open.get(file)
+        if found is None:
             if len(self._open) >= self._limit:
-                os.close(self._open.pop(next(iter(self._open))))
-            descriptor = self._open[file] = open_to_read(file.path)
-        read_into(descriptor, buffer, offset, file.path)
+                self._open.pop(next(iter(self._open))).close()
+            found = self._open[file] = open_file(file.path)
+        found.read_into(buffer, offset)
 
     def __enter__(self) -> OpenFiles:
         return self
@@ -97,7 +130,7 @@ class OpenFiles:
     def close(self) -> None:
         """Close what is open."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._open.popitem()[1].close()
 
 
 class Stored(NamedTuple):

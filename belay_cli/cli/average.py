@@ -34,6 +34,9 @@ def average(
     to_step: o.ToStep = None,
     every: o.Every = 1,
     allow_averages: o.AllowAverages = False,
+    subfolder: o.Subfolder = None,
+    state_key: o.StateKey = None,
+    source: o.Source = None,
     output: o.Output = None,
     dtype: o.Dtype = "same",
     average: o.Average = None,
@@ -129,7 +132,7 @@ def _average(dry_run: bool, push_to_hub: str | None, summary: Path | None, **opt
         summaries.ready(summary)
     console.show_plan(plan, result=False)
     with console.progress("Replaying", plan.data_read) as progress:
-        (done,) = api.run(plan, warn=console.warn, progress=progress)
+        (done,) = api.run(plan, warn=console.warn, note=console.note, progress=progress)
     if summary:
         summaries.append(summary, summaries.of_average(plan, done))
     published = publication.publish(plan.outputs[0].target.path) if publication else None

@@ -30,6 +30,9 @@ def inspect(
     checkpoints: o.Checkpoints,
     unit: o.Unit = "auto",
     order: o.Order = "step",
+    subfolder: o.Subfolder = None,
+    state_key: o.StateKey = None,
+    source: o.Source = None,
     tensors: Tensors = False,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -46,7 +49,9 @@ def inspect(
         belay inspect run --tensors
     """
     console = Console(json=json, quiet=quiet)
-    selection = Selection(order=order, unit=unit, allow_averages=True)
+    selection = Selection(
+        order=order, unit=unit, allow_averages=True, subfolder=subfolder, state_key=state_key, source=source
+    )
     found = look(checkpoints, selection)
     if json:
         console.json(found.to_json(tensors))
@@ -84,7 +89,7 @@ class Findings:
         if tensors and series.checkpoints:
             result["tensors"] = [
                 {"name": name, "dtype": DTYPES[t.dtype].name, "shape": list(t.shape), "bytes": t.nbytes}
-                for name, (_, t) in series.last.tensors.items()
+                for name, t in series.last.tensors.items()
             ]
         return result
 
@@ -118,7 +123,7 @@ class Findings:
                 [("tensor", "dtype", "shape", "policy")]
                 + [
                     (name, DTYPES[t.dtype].name, shape_text(t.shape), policies.action(name, t.dtype))
-                    for name, (_, t) in series.last.tensors.items()
+                    for name, t in series.last.tensors.items()
                 ]
             )
         if not self.problems and series.checkpoints:
@@ -145,7 +150,7 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
 
 def _try_to_open(path: Path, selection: Selection, problems: list[BelayError]) -> Checkpoint | None:
     try:
-        return open_checkpoint(path, needs_step=selection.order == "step")
+        return open_checkpoint(path, selection.opening, needs_step=selection.order == "step")
     except BelayError as error:
         problems.append(error)
         return None
@@ -177,12 +182,12 @@ def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
-    return sum(t.elements for _, t in checkpoint.tensors.values() if DTYPES[t.dtype].averageable)
+    return sum(t.elements for t in checkpoint.tensors.values() if DTYPES[t.dtype].averageable)
 
 
 def _dtypes(checkpoint: Checkpoint) -> list[str]:
     """The dtypes in it, the one with the most bytes first."""
     total: dict[str, int] = {}
-    for _, tensor in checkpoint.tensors.values():
+    for tensor in checkpoint.tensors.values():
         total[tensor.dtype] = total.get(tensor.dtype, 0) + tensor.nbytes
     return [DTYPES[code].name for code in sorted(total, key=lambda code: -total[code])]

@@ -69,6 +69,18 @@ Every = Annotated[
 AllowAverages = Annotated[
     bool, _option("--allow-averages", text="Take what belay wrote as a checkpoint.", panel=_SERIES)
 ]
+Subfolder = Annotated[
+    str | None,
+    _option("--subfolder", text="The model to take of several in a checkpoint: unet.", panel=_SERIES, metavar="NAME"),
+]
+StateKey = Annotated[
+    str | None,
+    _option("--state-key", text="Where a torch file has its weights: model.state_dict.", panel=_SERIES, metavar="KEY"),
+]
+Source = Annotated[
+    str | None,
+    _option("--source", text="raw or ema, where a checkpoint holds both.", panel=_SERIES, metavar="NAME"),
+]
 
 Output = Annotated[
     str | None,

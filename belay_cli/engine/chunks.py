@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from belay_cli.checkpoints.dtypes import DTYPES
+from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.storage import Stored
 from belay_cli.plan import Plan
 from belay_cli.plan.layout import PlannedTensor
@@ -18,7 +19,7 @@ class Source(NamedTuple):
     """Where a tensor lies in one checkpoint, and the coefficient that each output gives it."""
 
     checkpoint: int
-    stored: Stored
+    stored: Stored | StoredPieces
     coefficients: tuple[float, ...]
 
 

@@ -13,6 +13,7 @@ from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
+from belay_cli.engine.reading import Ahead
 from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import BelayError
 from belay_cli.plan import Plan
@@ -23,8 +24,9 @@ _POLL_SECONDS = 0.1
 class Lane:
     """One thread's buffers and its share of the work."""
 
-    def __init__(self, plan: Plan, writers: list[OutputWriter]) -> None:
+    def __init__(self, plan: Plan, writers: list[OutputWriter], ahead: Ahead) -> None:
         self._plan = plan
+        self._ahead = ahead
         self._writers = writers
         n = plan.buffers.chunk
         source_bytes, output_bytes = plan.itemsizes
@@ -55,9 +57,8 @@ class Lane:
             writer.stop()
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
-        (source,) = chunk.sources
         data = self._read.data[: chunk.nbytes(chunk.tensor.dtype)]
-        source.stored.read_into(files, data, chunk.begins(chunk.tensor.dtype))
+        self._ahead.read_into(chunk, 0, files, data)
         self.bytes_read += len(data)
         for writer in self._writers:
             writer.write(chunk, data)
@@ -67,10 +68,10 @@ class Lane:
         tensor, n = chunk.tensor, chunk.elements
         read = self._read[: chunk.nbytes(tensor.source_dtype)]
         x, wide = torch.from_numpy(read).view(TORCH_DTYPES[tensor.source_dtype]), self._wide[:n]
-        into, begin, accs = read.data, chunk.begins(tensor.source_dtype), [acc[:n] for acc in self._acc]
+        into, accs = read.data, [acc[:n] for acc in self._acc]
         started = [False] * len(accs)
-        for source in chunk.sources:
-            source.stored.read_into(files, into, begin)
+        for place, source in enumerate(chunk.sources):
+            self._ahead.read_into(chunk, place, files, into)
             widened = widen(x, wide)
             for k, coefficient in enumerate(source.coefficients):
                 if coefficient:
@@ -89,8 +90,12 @@ class Lane:
 def replay_on_cpu(plan: Plan, writers: list[OutputWriter], progress: Progress) -> None:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
     queue = Queue(chunks(plan, plan.buffers.chunk))
-    with _torch_threads_kept(), ThreadPoolExecutor(plan.buffers.threads) as threads:
-        lanes = [Lane(plan, writers) for _ in range(plan.buffers.threads)]
+    with (
+        _torch_threads_kept(),
+        Ahead(plan, plan.buffers.chunk) as ahead,
+        ThreadPoolExecutor(plan.buffers.threads) as threads,
+    ):
+        lanes = [Lane(plan, writers, ahead) for _ in range(plan.buffers.threads)]
         try:
             running = [threads.submit(lane.work, queue) for lane in lanes]
             _watch(running, lanes, progress)

@@ -19,6 +19,7 @@ from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.engine.chunks import Chunk, Progress, Source, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
+from belay_cli.engine.reading import Ahead
 from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import DeviceError
 from belay_cli.plan import Plan
@@ -80,12 +81,21 @@ class Slot:
 
 
 class Part(NamedTuple):
-    """One checkpoint's share of a chunk; `first` and `last` of its chunk."""
+    """One checkpoint's share of a chunk, its place among the chunk's sources; `first` and `last` of them."""
 
     chunk: Chunk
     source: Source
-    first: bool
-    last: bool
+    place: int
+
+    @property
+    def first(self) -> bool:
+        """Whether the chunk begins with it."""
+        return self.place == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether the chunk ends with it."""
+        return self.place == len(self.chunk.sources) - 1
 
 
 class Pipeline:
@@ -110,13 +120,13 @@ class Pipeline:
         self._started = [False] * len(writers)
         self._written: deque[list[Future[None]]] = deque()
         self._finished = 0
+        self._ahead = Ahead(plan, n)  # last: if memory for the rest is missing, nothing is being read
 
     def read(self, slot: Slot, part: Part) -> int:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
-        chunk, dtype = part.chunk, part.chunk.tensor.source_dtype
-        nbytes = chunk.nbytes(dtype)
+        nbytes = part.chunk.nbytes(part.chunk.tensor.source_dtype)
         slot.copied.wait()
-        part.source.stored.read_into(self._files[slot], slot.host.numpy().data[:nbytes], chunk.begins(dtype))
+        self._ahead.read_into(part.chunk, part.place, self._files[slot], slot.host.numpy().data[:nbytes])
         return nbytes
 
     def add(self, slot: Slot, part: Part) -> None:
@@ -181,6 +191,7 @@ class Pipeline:
         """Close the files that were read, when nothing runs in the buffers any more."""
         self._copying.finish()
         self._computing.finish()
+        self._ahead.close()
         for files in self._files.values():
             files.close()
 
@@ -227,8 +238,8 @@ def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor,
 
 def _parts(plan: Plan, n: int) -> Iterator[Part]:
     for chunk in chunks(plan, n):
-        for i, source in enumerate(chunk.sources):
-            yield Part(chunk, source, first=i == 0, last=i == len(chunk.sources) - 1)
+        for place, source in enumerate(chunk.sources):
+            yield Part(chunk, source, place)
 
 
 def chunk_elements(plan: Plan, device: torch.device) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from belay_cli.plan.layout import (
     lay_out,
     parse_size,
 )
-from belay_cli.plan.policies import AVERAGE, DROP, Policies
+from belay_cli.plan.policies import AVERAGE, DROP, Policies, refuse_packed, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import rule_warnings, tensor_warnings
 from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
@@ -97,6 +97,21 @@ class Plan:
         """The checkpoints that are read: those with a coefficient in some output."""
         return [t for t in range(len(self.series.ticks)) if any(output.coefficients[t] for output in self.outputs)]
 
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Names that share the bytes of a tensor of the output -> that tensor's."""
+        names = {tensor.name for tensor in self.tensors}
+        return {name: kept for name, kept in self.series.last.weights.aliases.items() if kept in names}
+
+    @property
+    def not_averageable(self) -> list[str]:
+        """Tensors that come from the last checkpoint because of their dtype, and not because somebody said so."""
+        return [
+            tensor.name
+            for tensor in self.tensors
+            if not DTYPES[tensor.source_dtype].averageable and not self.options.policies.exempts(tensor.name)
+        ]
+
     @property
     def data_read(self) -> int:
         """Bytes of tensor data that the replay reads."""
@@ -125,6 +140,7 @@ class Plan:
             dtype=self.options.dtype,
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
+            aliases=self.aliases,
             fingerprints=fingerprints,
         )
 
@@ -178,7 +194,8 @@ class Plan:
 
 def output_stem(series: Series) -> str:
     """The name under which loaders look for the weights: that of the last checkpoint, if libraries know it."""
-    return series.last.stem if series.last.directory or series.last.stem in STANDARD_STEMS else "model"
+    stem = series.last.weights.stem
+    return stem if series.last.directory or stem in STANDARD_STEMS else "model"
 
 
 def _widest(codes: Iterable[str]) -> int:
@@ -208,14 +225,16 @@ def make_plan(
     Raises UsageError, SeriesError, CheckpointError or OutputError.
     """
     options = options or PlanOptions()
+    policies, notes = without_tied(options.policies, series)
+    options, series = replace(options, policies=policies), replace(series, notes=(*series.notes, *notes))
     if not rules or len(rules) != len(outputs):
         raise UsageError(f"{len(rules)} rules need as many outputs, not {len(outputs)}")
-    policies = options.policies
     found = _all_tensors(series)
     policies.check(found.values())
+    refuse_packed(policies, found, series.last.directory)
     if error := first_difference(series.checkpoints, policies.exempts):
         raise error
-    tensors = [_plan_tensor(tensor, options) for _, tensor in series.last.tensors.values()]
+    tensors = [_plan_tensor(tensor, options) for tensor in series.last.tensors.values()]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
     if not kept:
         raise UsageError("--drop leaves no tensor", hint="drop fewer")
@@ -260,7 +279,7 @@ def _all_tensors(series: Series) -> dict[str, Tensor]:
     for checkpoint in reversed(series.checkpoints):
         if id(checkpoint.tensors) not in seen:
             seen.add(id(checkpoint.tensors))
-            found = {name: tensor for name, (_, tensor) in checkpoint.tensors.items()} | found
+            found = {**checkpoint.tensors, **found}
     return found
 
 

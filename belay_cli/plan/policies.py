@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import glob
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
+from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
+from belay_cli.checkpoints.quantized import packed, read_config
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.errors import SeriesError, UsageError, glob_for
+
+# The names of output embeddings that libraries tie to the input embedding.
+_TIED = re.compile(r"(.*\.)?(lm_head|embed_out|output|decoder)\.weight")
 
 AVERAGE, LAST, DROP = "average", "last", "drop"
 
@@ -41,14 +49,14 @@ class Policies:
         """Raise UsageError for a glob that matches no tensor, SeriesError for a dtype that nobody decided about."""
         tensors = list(tensors)
         for option, globs in ((AVERAGE, self.average), (LAST, self.last), (DROP, self.drop)):
-            for glob in globs:
-                matched = [tensor for tensor in tensors if fnmatchcase(tensor.name, glob)]
+            for pattern in globs:
+                matched = [tensor for tensor in tensors if fnmatchcase(tensor.name, pattern)]
                 if not matched:
                     raise UsageError(
-                        f"--{option} '{glob}' matches no tensor", hint="belay inspect --tensors lists them"
+                        f"--{option} '{pattern}' matches no tensor", hint="belay inspect --tensors lists them"
                     )
                 if option == AVERAGE and not any(DTYPES[tensor.dtype].averageable for tensor in matched):
-                    raise UsageError(f"--average '{glob}' matches no floating point tensor")
+                    raise UsageError(f"--average '{pattern}' matches no floating point tensor")
         for tensor in tensors:
             if tensor.dtype in NOT_AVERAGEABLE_FLOATS and not self.exempts(tensor.name):
                 raise SeriesError(
@@ -60,8 +68,37 @@ class Policies:
     def arguments(self) -> list[str]:
         """The command-line options that say the same."""
         pairs = ((AVERAGE, self.average), (LAST, self.last), (DROP, self.drop))
-        return [word for option, globs in pairs for glob in globs for word in (f"--{option}", glob)]
+        return [word for option, globs in pairs for pattern in globs for word in (f"--{option}", pattern)]
+
+
+def without_tied(policies: Policies, series: Series) -> tuple[Policies, list[str]]:
+    """Leave out a tied output embedding that only some checkpoints have, where config.json says that it is tied.
+
+    Returns the policies with it, and a note.
+    """
+    if not read_config(series.last.directory).get("tie_word_embeddings"):
+        return policies, []
+    everywhere = set.intersection(*(set(checkpoint.tensors) for checkpoint in series.checkpoints))
+    somewhere = set.union(*(set(checkpoint.tensors) for checkpoint in series.checkpoints))
+    tied = sorted(name for name in somewhere - everywhere if _TIED.fullmatch(name) and not policies.exempts(name))
+    notes = [
+        f"{name} is only in some checkpoints; config.json says it is tied to the input embedding, so it is left out"
+        for name in tied
+    ]
+    return replace(policies, drop=(*policies.drop, *map(glob.escape, tied))), notes
+
+
+def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
+    """Raise SeriesError for quantized weights that nobody decided about: an average of packed numbers is noise."""
+    found = packed(tensors, directory, [name for name in tensors if policies.exempts(name)])
+    if found:
+        what, name = found
+        raise SeriesError(
+            f"{name!r} is packed by {what}: an average of packed numbers is noise",
+            tensor=name,
+            hint="average the checkpoints from before quantization, then quantize the average",
+        )
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(fnmatchcase(name, pattern) for pattern in globs)

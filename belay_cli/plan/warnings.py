@@ -71,6 +71,13 @@ def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[st
         )
 
 
+def differing_notes(names: Sequence[str]) -> Iterator[str]:
+    """About integers that are not the same everywhere: they cannot be averaged, so the last ones are taken."""
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"{shown}: integers that differ between checkpoints; those of the last one are taken"
+
+
 def identical_warnings(series: Series, fingerprints: Sequence[str]) -> Iterator[str]:
     """About checkpoints that hold the same weights: usually one of them was saved or uploaded wrongly."""
     first: dict[str, str] = {}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from belay_cli import words
 
 _LONGEST = 100  # characters of a name that a table shows
-_WIDTH = 100  # columns of a command
+_WIDTH = 72  # columns of a command
 _IN_CODE = re.compile(r"[`|<>$\\]")
 _IN_BLOCK = re.compile(r"<(?=[!/])|\$(?=\$)|(?<=\$)\$|\\(?=[()])")
 

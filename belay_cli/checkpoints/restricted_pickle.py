@@ -1,0 +1,99 @@
+"""Pickles read with distrust: only what is on a list is ever looked up, and nothing on the list does anything.
+
+A pickle is a program. It is scanned first, without being run: for the names it would import, and for the one
+instruction by which a few bytes can claim any amount of memory. Then it runs with stand-ins for the names.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LARGEST = 500_000_000  # bytes of a pickle; the weights are not in it
+
+_STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_GETS = ("GET", "BINGET", "LONG_BINGET")
+
+
+class ForbiddenNames(Exception):  # noqa: N818 - it reads as what it is
+    """A pickle would import what is not on the list. `names` are as `module.name`, sorted."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = names
+
+
+def load(
+    data: bytes,
+    allowed: Mapping[str, Any],
+    persistent_load: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The object that a pickle describes, made of the stand-ins in `allowed`, by `module.name`.
+
+    persistent_load: called with each persistent id. Raises ForbiddenNames, and ValueError for what is no pickle.
+    """
+    names = _scan(data)
+    if forbidden := sorted(names - allowed.keys()):
+        raise ForbiddenNames(forbidden)
+    try:
+        return _Unpickler(data, allowed, persistent_load).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, MemoryError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, allowed: Mapping[str, Any], persistent_load: Callable[[Any], Any] | None) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+        self._allowed = allowed
+        if persistent_load is not None:
+            self.persistent_load = persistent_load  # type: ignore[method-assign]
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in self._allowed:  # the scan has seen to it; this is the lock itself
+            raise ForbiddenNames([full])
+        return self._allowed[full]
+
+
+def _scan(data: bytes) -> set[str]:
+    """Every name that the pickle would import, as `module.name`. Raises ValueError for what is no pickle.
+
+    A name that is put together on the stack in a way that pickles are never written is named as it can be.
+    """
+    names: set[str] = set()
+    strings: list[str] = []  # texts as they were pushed: STACK_GLOBAL takes the last two
+    memo: dict[int, str | None] = {}
+    last: str | None = None
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if opcode.name in _STRINGS:
+                strings.append(str(argument))
+                last = str(argument)
+                continue
+            if opcode.name == "MEMOIZE":
+                memo[len(memo)] = last
+                continue
+            if opcode.name in _PUTS:
+                if int(str(argument)) > count:  # its table would be made that long
+                    raise ValueError("it numbers its objects in a way that no program writes")
+                memo[int(str(argument))] = last
+                continue
+            if opcode.name in _GETS:
+                last = memo.get(int(str(argument)))
+                if last is not None:
+                    strings.append(last)
+                continue
+            last = None
+            if opcode.name in ("GLOBAL", "INST"):
+                names.add(str(argument).replace(" ", ".", 1))
+            elif opcode.name == "STACK_GLOBAL":
+                names.add(".".join(strings[-2:]))
+            elif opcode.name in ("EXT1", "EXT2", "EXT4"):
+                names.add(f"extension {argument}")
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from error
+    return names

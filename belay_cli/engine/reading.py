@@ -1,0 +1,103 @@
+"""How a worker gets the bytes of a chunk: from this machine when it asks, from elsewhere before it asks.
+
+A file of this machine is read in one call into the worker's buffer. A remote one answers late, so the parts that come
+next are read ahead, several at a time, in memory that the plan has left.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple
+
+from belay_cli.checkpoints.storage import OpenFiles, is_remote
+from belay_cli.engine.chunks import Chunk, Source, chunks
+from belay_cli.plan import Plan
+
+_IN_FLIGHT = 16  # reads at a time: a store far away answers in tenths of a second, and hardly minds
+_OPEN = 16  # files that a reader keeps open
+
+
+class _Part(NamedTuple):
+    key: tuple[int, int]  # number of the chunk, place among its sources
+    chunk: Chunk
+    source: Source
+
+
+def read_part(chunk: Chunk, source: Source, files: OpenFiles, buffer: memoryview) -> None:
+    """Fill `buffer` with the chunk's bytes of one checkpoint. Raises CheckpointError."""
+    source.stored.read_into(files, buffer, chunk.begins(chunk.tensor.source_dtype))
+
+
+class Ahead:
+    """Parts of chunks of n elements, read in order before they are taken; for a series of this machine, nothing.
+
+    Takers come from several threads. What was not read ahead in time is read by whoever takes it, so nobody waits for
+    a turn, and memory stays within what `--max-memory` leaves.
+    """
+
+    def __init__(self, plan: Plan, n: int) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        if not any(is_remote(file.path) for checkpoint in plan.series.checkpoints for file in checkpoint.files):
+            return
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._parts = _parts(plan, n)
+        self._reading: dict[tuple[int, int], Future[bytearray]] = {}
+        self._taken: set[tuple[int, int]] = set()
+        self._room = max(_IN_FLIGHT, (plan.buffers.limit - plan.buffers.nbytes) // (n * plan.itemsizes[0]))
+        self._pool = ThreadPoolExecutor(_IN_FLIGHT)
+        with self._lock:
+            self._fill()
+
+    def read_into(self, chunk: Chunk, place: int, files: OpenFiles, buffer: memoryview) -> None:
+        """Fill `buffer` with the chunk's bytes of its source at `place`. Raises CheckpointError."""
+        if self._pool is None:
+            read_part(chunk, chunk.sources[place], files, buffer)
+            return
+        with self._lock:
+            reading = self._reading.pop((chunk.number, place), None)
+            if reading is None:
+                self._taken.add((chunk.number, place))
+            self._fill()
+        if reading is None:
+            read_part(chunk, chunk.sources[place], files, buffer)
+        else:
+            buffer[:] = reading.result()
+
+    def _fill(self) -> None:
+        assert self._pool is not None  # noqa: S101
+        while len(self._reading) < self._room and (part := next(self._parts, None)):
+            if part.key in self._taken:
+                self._taken.discard(part.key)
+            else:
+                self._reading[part.key] = self._pool.submit(self._read, part)
+
+    def _read(self, part: _Part) -> bytearray:
+        files = getattr(self._local, "files", None)
+        if files is None:
+            files = self._local.files = OpenFiles(_OPEN)
+        buffer = bytearray(part.chunk.nbytes(part.chunk.tensor.source_dtype))
+        read_part(part.chunk, part.source, files, memoryview(buffer))
+        return buffer
+
+    def close(self) -> None:
+        """Let what is being read end, and read no more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parts(plan: Plan, n: int) -> Iterator[_Part]:
+    for chunk in chunks(plan, n):
+        for place, source in enumerate(chunk.sources):
+            yield _Part((chunk.number, place), chunk, source)

@@ -1,0 +1,87 @@
+"""Pickles that would do something do nothing, and are refused by name."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pickle
+import resource
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from belay_cli.checkpoints.restricted_pickle import ForbiddenNames, load
+
+DICT = {"collections.OrderedDict": collections.OrderedDict}
+
+
+class Payload:
+    def __init__(self, function, *arguments):
+        self.what = (function, arguments)
+
+    def __reduce__(self):
+        return self.what
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_payload_is_named_and_does_not_run(tmp_path, protocol):
+    target = tmp_path / "made"
+    data = pickle.dumps({"a": 1, "b": [Payload(os.mkdir, str(target)), Payload(eval, "1")]}, protocol=protocol)
+    with pytest.raises(ForbiddenNames) as error:
+        load(data, DICT)
+    eval_name = "__builtin__.eval" if protocol < 3 else "builtins.eval"
+    assert error.value.names == sorted([eval_name, "posix.mkdir"])
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+        max_leaves=20,
+    )
+)
+def test_plain_values_come_back(protocol, value):
+    try:
+        data = pickle.dumps(value, protocol=protocol)
+        expected = pickle.loads(data)
+    except UnicodeEncodeError:
+        return
+    allowed = {"_codecs.encode": lambda text, encoding: text.encode(encoding), "__builtin__.bytes": bytes}
+    assert load(data, {**DICT, **allowed}) == expected
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_a_value_error(data):
+    with contextlib.suppress(ValueError, ForbiddenNames):
+        load(data, DICT)
+
+
+def test_names_from_the_stack_are_checked_when_they_are_used():
+    # STACK_GLOBAL with a module that is put together out of sight of the scan
+    data = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94" + b"00" + b"\x93."
+    with pytest.raises(ForbiddenNames, match=r"os\.system"):
+        load(data, DICT)
+
+
+def test_a_memo_that_would_fill_the_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = b"\x80\x02" + b"K\x01r" + struct.pack("<I", 0xFFFFFF00) + b"."
+    with pytest.raises(ValueError, match="no program writes"):
+        load(data, DICT)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
+
+
+def test_lengths_that_lie():
+    for data in (b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc.", b"\x80\x04\x96" + struct.pack("<Q", 1 << 45)):
+        with pytest.raises(ValueError):
+            load(data, DICT)
+
+
+def test_a_nest_of_ten_thousand():
+    found = load(b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", DICT)
+    assert isinstance(found, list)
