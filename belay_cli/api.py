@@ -85,7 +85,7 @@ def run(
 
         found = marks.result()
         notes = tuple(differing_notes(uneven.result()))
-    warnings = tuple(identical_warnings(plan.series, found))
+    warnings = tuple(w for w in identical_warnings(plan.series, found) if w not in plan.warnings)
     for warning in warnings:
         warn(warning)
     for text in notes:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from belay_cli._version import __version__
-from belay_cli.checkpoints import Series
+from belay_cli.checkpoints import Checkpoint, Series
+from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.rules import Rule
 from belay_cli.rules.dynamics import Dynamics
@@ -66,6 +66,7 @@ def metadata(
                     "coefficient": float(coefficient),
                     "bytes": checkpoint.bytes,
                     "fingerprint": fingerprint,
+                    **_origin(checkpoint),
                 }
                 for checkpoint, tick, coefficient, fingerprint in zip(
                     series.checkpoints, series.ticks, coefficients, fingerprints, strict=True
@@ -80,6 +81,14 @@ def metadata(
         "belay.aliases": _compact(dict(aliases)),
         "belay.versions": _compact(versions()),
     }
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, str]:
+    """Of a checkpoint on the Hub: the repository, and the commit that its revision was."""
+    path = checkpoint.path
+    if not isinstance(path, RemotePath) or path.repo is None or path.commit is None:
+        return {}
+    return {"repo": path.repo, "revision": path.commit}
 
 
 @cache
@@ -149,7 +158,7 @@ class Record:
     digests: dict[str, str]
 
 
-def read_record(metadata: Mapping[str, str], path: Path) -> Record:
+def read_record(metadata: Mapping[str, str], path: str) -> Record:
     """Parse the metadata of one file. Raises CheckpointError if belay did not write it, or it was damaged."""
     if "belay.version" not in metadata:
         raise CheckpointError("was not written by belay: it has no record of how it was made", file=path)

@@ -86,7 +86,7 @@ def check_alone(
     Raises CheckpointError if it cannot be read at all, or has no record.
     """
     average = open_checkpoint(output, needs_step=False)
-    records = [read_record(file.metadata, file.path) for file in average.files]
+    records = [read_record(file.metadata, str(file.path)) for file in average.files]
     checks = [
         _check_structure(average, records[0]),
         _check_record(average, records),

@@ -66,7 +66,8 @@ def test_only_the_command_line_catches_everything():
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "Exception":
-                assert path == PACKAGE / "cli/__init__.py"
+                # Drivers of fsspec raise whatever the libraries under them raise.
+                assert path in (PACKAGE / "cli/__init__.py", PACKAGE / "checkpoints/remote/fsspec.py")
 
 
 @pytest.mark.parametrize("module", ["belay_cli.rules", "belay_cli.checkpoints", "belay_cli.plan", "belay_cli.cli"])

@@ -85,3 +85,10 @@ def test_lengths_that_lie():
 def test_a_nest_of_ten_thousand():
     found = load(b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".", DICT)
     assert isinstance(found, list)
+
+
+@pytest.mark.parametrize("key", [b")" + b"\x85" * 1_000_000, b"K\x01" + b"q\x00h\x00\x86" * 40])
+def test_keys_that_cannot_be_hashed(key):
+    for data in (b"\x80\x02}" + key + b"Ns.", b"\x80\x02}(" + key + b"Nu.", b"\x80\x04\x8f(" + key + b"\x90."):
+        with pytest.raises(ValueError, match="keys in keys"):
+            load(data, DICT)

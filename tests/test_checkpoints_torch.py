@@ -343,7 +343,7 @@ def lightning_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("lightning")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lightning = pytest.importorskip("lightning")
+        import lightning
         from lightning.pytorch.callbacks import EMAWeightAveraging
 
         class Model(lightning.LightningModule):
@@ -464,6 +464,26 @@ def test_an_ema_in_a_wrapper(tmp_path, inner):
     path = saved(tmp_path / "a.pth", {"model": sd(1), "ema": {"decay": 0.9, inner: sd(2)}})
     refused(path, f"holds raw weights (model) and their EMA (ema.{inner})")
     assert_same(read(path, source="ema"), sd(2))
+
+
+def test_several_emas(tmp_path):
+    path = saved(tmp_path / "a.pth", {"model": sd(1), "ema_0.99": sd(2), "ema_0.999": sd(3)})
+    for source in (None, "ema"):
+        refused(path, "holds several state dicts: weights lie under model, ema_0.99, ema_0.999", source=source)
+    found = read(path, source="raw")
+    assert_same(found, sd(1))
+    assert found.notes == ("takes the weights under model, not those under ema_0.99, ema_0.999",)
+    assert_same(read(path, state_key="ema_0.999"), sd(3))
+    several = {**sd(1, "unet."), **sd(2, "unet_ema."), **sd(3, "text."), **sd(4, "text_ema.")}
+    path = saved(tmp_path / "b.pth", several)
+    refused(path, "holds raw weights (without unet_ema.*, text_ema.*) and their EMA (unet_ema.*, text_ema.*)")
+    assert_same(read(path, source="raw"), {**sd(1, "unet."), **sd(3, "text.")})
+    assert_same(read(path, source="ema"), {**sd(2, "unet."), **sd(4, "text.")})
+
+
+def test_an_average_of_nothing(tmp_path):
+    path = saved(tmp_path / "a.pth", {"n_averaged": torch.tensor(3)})
+    refused(path, "holds no weights, only counters (with n_averaged)", source="ema")
 
 
 def test_only_an_ema(tmp_path):
@@ -703,6 +723,12 @@ def test_many_and_strange_names(tmp_path):
     refused(archived(tmp_path / "b.pt", strange), r"it would import 'a\n.b\x1b]'")
 
 
+def test_names_with_backslashes(tmp_path):
+    refused(archived(tmp_path / "a.pt", b"\x80\x02c\\os\nsystem\n."), "it would import")
+    # Python's scan and its unpickler read such a name differently; both have to allow it.
+    refused(archived(tmp_path / "b.pt", b"\x80\x02ctorch\n\\x53ize\n."), "it would import")
+
+
 def test_stand_ins_cannot_be_changed(tmp_path):
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     for state in (
@@ -732,6 +758,10 @@ def test_stand_ins_cannot_be_changed(tmp_path):
         ([lying_tensor(), lying_tensor(Claim(kind=torch.IntStorage))], "describes the storage '0' in two ways"),
         (lying_tensor(offset=1), "'w' is 4 of float32 up to byte 20 of a storage that has 16"),
         (lying_tensor(offset=-1), "'w' has the shape (4,), strides (1,) and offset -1"),
+        (
+            lying_tensor(offset=1 << 20_000),
+            "'w' has the shape (4,), strides (1,) and offset a number too large",
+        ),
         (lying_tensor(strides=(-1,), offset=3), "'w' has the shape (4,), strides (-1,)"),
         (lying_tensor(strides=(1 << 62,)), "'w' is 4 of float32 up to byte"),
         (lying_tensor(strides=(1 << 64,)), "'w' has the shape (4,), strides (18446744073709551616,)"),
@@ -781,6 +811,14 @@ def test_compressed_and_encrypted_records(tmp_path):
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     refused(path, "is encrypted")
+
+
+def test_a_record_that_says_it_is_a_directory(tmp_path):
+    path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 38] |= 0x10
+    path.write_bytes(content)
+    refused(path, "'x/data/0' is stored in a way that torch does not use")
 
 
 def test_records_twice_or_elsewhere(tmp_path):
@@ -919,8 +957,20 @@ def test_cycles_and_shared_parts(tmp_path):
     for i in range(60):
         level = {f"a{i}": level, f"b{i}": level}
     quickly(saved(tmp_path / "c.pt", level), "holds no state dict")
+    shared = {"w": torch.zeros(1), "x": [[{}] * 1000] * 1000}  # 10⁶ paths, seen from 10⁴ keys
+    assert_same(read(saved(tmp_path / "e.pt", {"model": sd(), **{f"k{i}": shared for i in range(10_000)}})), sd())
     wide = {str(i): {str(j): {} for j in range(300)} for i in range(300)}
     quickly(saved(tmp_path / "d.pt", wide), "holds no state dict")
+
+
+def test_names_that_would_take_long(tmp_path):
+    long = {"module." * 100_000 + "w": torch.ones(2), "ema." * 100_000: torch.ones(3)}
+    assert len(read(saved(tmp_path / "a.pt", long)).tensors) == 2
+    many = {f"ema_{i}.{j}": torch.ones(1) for i in range(1000) for j in range(5)}
+    assert len(read(saved(tmp_path / "b.pt", many)).tensors) == 5000
+    key = b"X" + struct.pack("<I", 1 << 20) + b"0" * (1 << 20) + b"q\x02"
+    identity = b"(X\x07\x00\x00\x00storageq\x00ctorch\nFloatStorage\nq\x01" + key + b"NK\x01tQ"
+    quickly(archived(tmp_path / "c.pt", b"\x80\x02" + identity + b"."), "asks for something that is no storage")
 
 
 def test_calls_that_would_copy_a_lot(tmp_path):

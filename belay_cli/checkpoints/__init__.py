@@ -8,6 +8,16 @@ directory           weights in a directory, shards and index, checkpoints in a r
 companions          the files beside the weights that a loader needs
 safetensors_header  the header of a safetensors file
 fingerprint         what identifies a checkpoint's content
+formats             one file or directory of weights, by whichever format it has
+weights             what a format gives: tensors by name, and where they lie
+torch_file          files of torch.save: torch_zip, torch_pickle, state_dict, ema_layouts
+dcp                 directories of torch.distributed.checkpoint
+pieces              tensors that are not one run of bytes
+restricted_pickle   pickles, of which nothing is run
+remote              checkpoints by URL
+foreign             what cannot be read, and how to get from there
+quantized           weights whose numbers mean nothing by themselves
+differing           integers that are not the same everywhere
 storage             positioned reads
 dtypes              the element types
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from belay_cli.checkpoints.directory import find_weights, is_shard
 from belay_cli.checkpoints.formats import read_directory, read_file
@@ -13,7 +12,7 @@ from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.quantized import read_config
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.steps import agreed_step, last_integer, recorded_step, step_in_name
-from belay_cli.checkpoints.storage import Stored, StoredFile
+from belay_cli.checkpoints.storage import AnyPath, Stored, StoredFile
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
 
@@ -30,7 +29,7 @@ class Checkpoint:
     """
 
     name: str
-    path: Path
+    path: AnyPath
     weights: Weights
     step: int | None
     number: int | None
@@ -47,7 +46,7 @@ class Checkpoint:
         return self.weights.files
 
     @property
-    def directory(self) -> Path | None:
+    def directory(self) -> AnyPath | None:
         """Where the weights lie, None if the checkpoint was given as a file."""
         return self.weights.directory
 
@@ -61,7 +60,7 @@ class Checkpoint:
         return self.weights.stored(tensor)
 
 
-def open_checkpoint(path: Path, opening: Opening = Opening(), *, needs_step: bool = True) -> Checkpoint:  # noqa: B008
+def open_checkpoint(path: AnyPath, opening: Opening = Opening(), *, needs_step: bool = True) -> Checkpoint:  # noqa: B008
     """Read the headers of a checkpoint: a weight file, or a directory with weights in it.
 
     Raises CheckpointError if it is absent, incomplete or untrue, and SeriesError if its record and its name
@@ -72,7 +71,7 @@ def open_checkpoint(path: Path, opening: Opening = Opening(), *, needs_step: boo
     return _open_directory(path, opening, needs_step) if path.is_dir() else _open_file(path, opening, needs_step)
 
 
-def _open_file(path: Path, opening: Opening, needs_step: bool) -> Checkpoint:
+def _open_file(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
     if is_shard(path):
         raise CheckpointError(
             "is one shard of several", file=path, hint=f"the checkpoint is its directory: {path.parent}"
@@ -87,7 +86,7 @@ def _open_file(path: Path, opening: Opening, needs_step: bool) -> Checkpoint:
     return Checkpoint(_as_text(name), path, weights, step, last_integer(named_by), weights.notes)
 
 
-def _open_directory(path: Path, opening: Opening, needs_step: bool) -> Checkpoint:
+def _open_directory(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
     named_by = _own_name(path)
     inner, passed_over = find_weights(path, opening)
     weights = read_directory(inner, opening)
@@ -105,7 +104,7 @@ def _as_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _own_name(path: Path) -> str:
+def _own_name(path: AnyPath) -> str:
     """The directory's name, also for `.` and for a path that ends in `..`; a link keeps its own."""
     return path.absolute().name if path.name not in ("", "..") else path.resolve().name
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
 from belay_cli.checkpoints.steps import TRAINER_STATE, names_a_checkpoint
+from belay_cli.checkpoints.storage import AnyPath
 
 _NEEDED = re.compile(
     r".+\.(json|jinja|py|model|spm|bpe|tiktoken|vocab)|(.*[-_.])?(vocab|merges|tokens)(\.txt)?|(LICENSE|NOTICE).*",
@@ -26,13 +26,13 @@ _LARGEST_CARD = 1_000_000  # bytes
 _DEPTH = 2  # 1_Pooling/config.json, additional_chat_templates/name.jinja
 
 
-def companions(directory: Path) -> tuple[list[str], list[str]]:
+def companions(directory: AnyPath) -> tuple[list[str], list[str]]:
     """Names relative to the directory, `/` between, in order: those to copy, and links that lead elsewhere.
 
     A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as
     links; any other would let a downloaded directory pick files of this machine.
     """
-    found = sorted(_walk(directory, directory, _DEPTH))
+    found = sorted(_walk(directory, _DEPTH))
     roots = _roots(directory)
     inside = [name for name in found if any((directory / name).resolve().is_relative_to(root) for root in roots)]
     return inside, [name for name in found if name not in inside]
@@ -57,22 +57,22 @@ def source_card(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _walk(root: Path, directory: Path, depth: int) -> Iterator[str]:
+def _walk(directory: AnyPath, depth: int, inside: str = "") -> Iterator[str]:
     for entry in directory.iterdir():
         if entry.name.startswith((".", "__pycache__")):
             continue
         if entry.is_file():
             if is_companion(entry.name):
-                yield entry.relative_to(root).as_posix()
+                yield inside + entry.name
         elif depth > 0 and entry.is_dir() and not entry.is_symlink() and not _is_a_model(entry):
-            yield from _walk(root, entry, depth - 1)
+            yield from _walk(entry, depth - 1, f"{inside}{entry.name}/")
 
 
-def _is_a_model(directory: Path) -> bool:
+def _is_a_model(directory: AnyPath) -> bool:
     return names_a_checkpoint(directory.name) or any(e.name.endswith(SUFFIX) for e in directory.iterdir())
 
 
-def _roots(directory: Path) -> list[Path]:
+def _roots(directory: AnyPath) -> list[AnyPath]:
     roots = [directory.resolve()]
     if directory.absolute().parent.name == "snapshots":  # models--org--name/snapshots/<commit>, blobs beside
         roots.append((directory.absolute().parent.parent / "blobs").resolve())

@@ -7,11 +7,9 @@ piece lies. A piece is a file of torch.save by itself, so its bytes are found as
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ from belay_cli.checkpoints.directory import DCP_METADATA, is_plain_name
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES, Dtype
 from belay_cli.checkpoints.pieces import Piece, StoredPieces, check_pieces, simplest
 from belay_cli.checkpoints.restricted_pickle import LARGEST, ForbiddenNames, load
-from belay_cli.checkpoints.storage import ReadAt, Stored, StoredFile
+from belay_cli.checkpoints.storage import AnyPath, ReadAt, Stored, StoredFile
 from belay_cli.checkpoints.torch_file import CODES, plain_names
 from belay_cli.checkpoints.torch_pickle import View, read_object
 from belay_cli.checkpoints.torch_zip import open_archive
@@ -111,7 +109,7 @@ _ALLOWED: Mapping[str, Any] = MappingProxyType(
         f"{_PLACE}filesystem._StoragePrefix": _Opaque,
         "torch.Size": _Function(lambda shape=(): tuple(shape)),
         "torch.serialization._get_layout": _Function(lambda *_: None),
-        "collections.OrderedDict": OrderedDict,
+        "collections.OrderedDict": _Function(dict),
         **{
             f"{module}.{name}": _Opaque
             for module in ("pathlib", "pathlib._local")
@@ -123,7 +121,7 @@ _ALLOWED: Mapping[str, Any] = MappingProxyType(
 
 
 def read_dcp(
-    directory: Path, read: Callable[[str], tuple[StoredFile, ReadAt]], *, state_key: str | None = None
+    directory: AnyPath, read: Callable[[str], tuple[StoredFile, ReadAt]], *, state_key: str | None = None
 ) -> DcpWeights:
     """The model in a directory of torch.distributed.checkpoint. Reads `.metadata` and the header of each piece.
 
@@ -202,7 +200,7 @@ def _lie(file: StoredFile, what: str, tensor: str | None = None) -> CheckpointEr
 
 
 def _model_names(
-    directory: Path, entries: Mapping[Any, Any], paths: Mapping[Any, Any], state_key: str | None
+    directory: AnyPath, entries: Mapping[Any, Any], paths: Mapping[Any, Any], state_key: str | None
 ) -> tuple[dict[str, str], list[str]]:
     """Name in the model -> name in the checkpoint, and notes."""
     by_path = {
@@ -238,7 +236,7 @@ def _path(fqn: str, paths: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(fqn.split("."))
 
 
-def _no_model(directory: Path, what: str, by_path: Iterable[tuple[str, ...]]) -> CheckpointError:
+def _no_model(directory: AnyPath, what: str, by_path: Iterable[tuple[str, ...]]) -> CheckpointError:
     counts: dict[str, int] = {}
     for path in by_path:
         counts[path[0]] = counts.get(path[0], 0) + 1
@@ -246,7 +244,9 @@ def _no_model(directory: Path, what: str, by_path: Iterable[tuple[str, ...]]) ->
     return CheckpointError(what, file=directory, hint=f"say where: --state-key NAME; it holds {listed}")
 
 
-def _named(directory: Path, kept: Mapping[tuple[str, ...], str], notes: list[str]) -> tuple[dict[str, str], list[str]]:
+def _named(
+    directory: AnyPath, kept: Mapping[tuple[str, ...], str], notes: list[str]
+) -> tuple[dict[str, str], list[str]]:
     names, stripped = plain_names([".".join(path) for path in kept])
     found = dict(zip(names, kept.values(), strict=True))
     if len(found) < len(kept):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, UsageError
 
@@ -34,30 +34,30 @@ _STATE = re.compile(
 class WeightSet:
     """The weights of one model in a directory: a single file, or shards under an index. `suffix` is their format."""
 
-    directory: Path
+    directory: AnyPath
     stem: str  # `model` in model.safetensors and in model-00001-of-00002.safetensors
-    index: Path | None
+    index: AnyPath | None
     suffix: str = SUFFIX
 
     @property
-    def entry(self) -> Path:
+    def entry(self) -> AnyPath:
         """The file by which a loader finds the weights."""
         return self.index or self.directory / f"{self.stem}{self.suffix}"
 
 
-def is_shard(path: Path) -> bool:
+def is_shard(path: AnyPath) -> bool:
     """Whether a file's name says that it is one of several."""
     return _SHARD.fullmatch(path.name) is not None
 
 
-def weight_sets(directory: Path) -> list[WeightSet]:
+def weight_sets(directory: AnyPath) -> list[WeightSet]:
     """Every set of weights that lies in the directory itself, in name order: safetensors, or else torch files."""
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     found = _sets(directory, names, (SUFFIX,))
     return found or _sets(directory, [name for name in names if not _STATE.fullmatch(name)], TORCH_SUFFIXES)
 
 
-def _sets(directory: Path, names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
+def _sets(directory: AnyPath, names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
     sets = []
     for suffix in suffixes:
         ending = f"{suffix}.index.json"
@@ -70,7 +70,7 @@ def _sets(directory: Path, names: list[str], suffixes: tuple[str, ...]) -> list[
     return sorted(sets, key=lambda s: (s.stem, s.suffix))
 
 
-def _refuse_halves(directory: Path, suffix: str, single: set[str], indexed: set[str], shards: set[str]) -> None:
+def _refuse_halves(directory: AnyPath, suffix: str, single: set[str], indexed: set[str], shards: set[str]) -> None:
     for stem in sorted(single & (indexed | shards)):
         raise CheckpointError(
             f"holds both {stem}{suffix} and shards of the same name",
@@ -85,7 +85,7 @@ def _refuse_halves(directory: Path, suffix: str, single: set[str], indexed: set[
         )
 
 
-def choose_weights(directory: Path) -> WeightSet | None:
+def choose_weights(directory: AnyPath) -> WeightSet | None:
     """The directory's one set of weights: the only one, or the one with the standard name; None if there is none."""
     sets = weight_sets(directory)
     standard = [s for s in sets if s.stem in STANDARD_STEMS] or sets
@@ -98,7 +98,7 @@ def choose_weights(directory: Path) -> WeightSet | None:
     return standard[0] if standard else None
 
 
-def shards_of(index: Path, suffix: str) -> dict[str, str]:
+def shards_of(index: AnyPath, suffix: str) -> dict[str, str]:
     """weight_map of an index: tensor name -> file name, each a file that is there, in the same directory."""
     owners = _read_index(index, suffix)
     for name in sorted(set(owners.values())):
@@ -109,7 +109,7 @@ def shards_of(index: Path, suffix: str) -> dict[str, str]:
     return owners
 
 
-def check_index(index: Path, owners: dict[str, str], held: set[tuple[str, str]]) -> None:
+def check_index(index: AnyPath, owners: dict[str, str], held: set[tuple[str, str]]) -> None:
     """Raise CheckpointError if index and shards disagree; held: (tensor, file) as the shards have it."""
     for name, owner in sorted(owners.items() - held):
         raise _index_lies(index, name, f"is not in {owner}")
@@ -117,7 +117,7 @@ def check_index(index: Path, owners: dict[str, str], held: set[tuple[str, str]])
         raise _index_lies(index, name, f"lies in {owner}, which the index does not say")
 
 
-def _index_lies(index: Path, tensor: str, where: str) -> CheckpointError:
+def _index_lies(index: AnyPath, tensor: str, where: str) -> CheckpointError:
     return CheckpointError(
         f"does not fit its shards: {tensor!r} {where}",
         file=index,
@@ -126,7 +126,7 @@ def _index_lies(index: Path, tensor: str, where: str) -> CheckpointError:
     )
 
 
-def _read_index(path: Path, suffix: str) -> dict[str, str]:
+def _read_index(path: AnyPath, suffix: str) -> dict[str, str]:
     if path.stat().st_size > _LARGEST_INDEX:
         raise CheckpointError("is over 100 MB, too large for an index", file=path)
     try:
@@ -152,12 +152,12 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n')
 
 
-def is_dcp(directory: Path) -> bool:
+def is_dcp(directory: AnyPath) -> bool:
     """Whether the directory is one of torch.distributed.checkpoint, whole or not."""
     return (directory / DCP_METADATA).is_file() or any(directory.glob("*.distcp"))
 
 
-def checkpoints_inside(directory: Path) -> tuple[list[Path], list[str]]:
+def checkpoints_inside(directory: AnyPath) -> tuple[list[AnyPath], list[str]]:
     """The checkpoints of a run directory, in the order of their integers, and the weights beside them, left out.
 
     They are sub-directories named as checkpoints, else several files with steps.
@@ -174,20 +174,20 @@ def checkpoints_inside(directory: Path) -> tuple[list[Path], list[str]]:
     return sorted(inside, key=lambda entry: (_number(entry), entry.name)), left_out
 
 
-def _number(entry: Path) -> int:
+def _number(entry: AnyPath) -> int:
     name = entry.name if entry.is_dir() else entry.stem
     step = step_in_name(name)
     return step if step is not None else last_integer(name) or 0
 
 
-def _sets_or_none(directory: Path) -> list[WeightSet]:
+def _sets_or_none(directory: AnyPath) -> list[WeightSet]:
     try:
         return weight_sets(directory)
     except CheckpointError:
         return []  # said when the directory itself is opened
 
 
-def find_weights(directory: Path, opening: Opening) -> tuple[Path, list[str]]:
+def find_weights(directory: AnyPath, opening: Opening) -> tuple[AnyPath, list[str]]:
     """The directory that holds the weights: this one, or one inside it; and the EMA twins passed over.
 
     `checkpoint-500/unet` beside `checkpoint-500/unet_ema` is the raw model and its EMA: the raw one is taken, unless
@@ -210,7 +210,7 @@ def find_weights(directory: Path, opening: Opening) -> tuple[Path, list[str]]:
     return (raw[0], [entry.name for entry in holders if entry not in raw]) if raw else (directory, [])
 
 
-def _subfolder(directory: Path, name: str) -> Path:
+def _subfolder(directory: AnyPath, name: str) -> AnyPath:
     parts = name.strip("/").split("/")
     if not all(map(is_plain_name, parts)):
         raise UsageError(f"--subfolder {name} is no folder inside a checkpoint")
@@ -225,12 +225,12 @@ def _subfolder(directory: Path, name: str) -> Path:
     return inner
 
 
-def _holders(directory: Path) -> list[Path]:
-    entries = [entry for entry in sorted(directory.iterdir()) if entry.is_dir()]
+def _holders(directory: AnyPath) -> list[AnyPath]:
+    entries = sorted((entry for entry in directory.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
     return [entry for entry in entries if not _STATE.fullmatch(entry.name) and _holds_weights(entry)]
 
 
-def _holds_weights(directory: Path) -> bool:
+def _holds_weights(directory: AnyPath) -> bool:
     try:
         return bool(weight_sets(directory)) or is_dcp(directory)
     except CheckpointError:

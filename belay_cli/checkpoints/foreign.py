@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import NamedTuple
 
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.errors import CheckpointError
 
 
@@ -58,7 +58,7 @@ def recognise(names: Iterable[str]) -> Format | None:
     return next((f for f in FORMATS if any(fnmatchcase(name, glob) for glob in f.globs for name in names)), None)
 
 
-def not_a_checkpoint(path: Path) -> CheckpointError:
+def not_a_checkpoint(path: AnyPath) -> CheckpointError:
     """The error for a file that is none of ours."""
     found = recognise([path.name])
     if found:
@@ -70,7 +70,7 @@ def not_a_checkpoint(path: Path) -> CheckpointError:
     )
 
 
-def no_weights(directory: Path) -> CheckpointError:
+def no_weights(directory: AnyPath) -> CheckpointError:
     """The error for a directory without weights, with what is there instead."""
     names = sorted(entry.name for entry in directory.iterdir())
     deeper = [entry.name for sub in directory.iterdir() if sub.is_dir() for entry in sub.iterdir()]

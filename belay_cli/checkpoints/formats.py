@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from pathlib import Path
+import contextlib
 from typing import Any
 
 from belay_cli.checkpoints.dcp import read_dcp
@@ -22,7 +21,7 @@ from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.foreign import no_weights, not_a_checkpoint, recognise
 from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.safetensors_header import Tensor, read_header
-from belay_cli.checkpoints.storage import ReadAt, Stored, StoredFile, open_file
+from belay_cli.checkpoints.storage import AnyPath, ReadAt, Stored, StoredFile, open_file
 from belay_cli.checkpoints.torch_file import plain_names, read_torch_file
 from belay_cli.checkpoints.weights import Opening, Weights, safetensors_weights
 from belay_cli.errors import CheckpointError, UsageError
@@ -31,7 +30,7 @@ from belay_cli.errors import CheckpointError, UsageError
 _STEMS = {"pytorch_model": "model"}
 
 
-def read_file(path: Path, opening: Opening) -> Weights:
+def read_file(path: AnyPath, opening: Opening) -> Weights:
     """The weights in one file. Raises CheckpointError."""
     if path.suffix == SUFFIX:
         _refuse_torch_options(path, opening)
@@ -41,7 +40,7 @@ def read_file(path: Path, opening: Opening) -> Weights:
     raise not_a_checkpoint(path)
 
 
-def read_directory(directory: Path, opening: Opening) -> Weights:
+def read_directory(directory: AnyPath, opening: Opening) -> Weights:
     """The weights that lie in a directory itself. Raises CheckpointError."""
     if is_dcp(directory):
         return _dcp_weights(directory, opening)
@@ -66,7 +65,7 @@ def read_directory(directory: Path, opening: Opening) -> Weights:
     return weights
 
 
-def _refuse_torch_options(path: Path, opening: Opening) -> None:
+def _refuse_torch_options(path: AnyPath, opening: Opening) -> None:
     if opening.state_key is not None:
         raise UsageError(f"--state-key is for torch files, and {path} is safetensors", hint="leave it out")
 
@@ -80,7 +79,7 @@ def _safetensors(chosen: WeightSet) -> Weights:
     return safetensors_weights(files, chosen.stem, chosen.directory)
 
 
-def _torch_weights(paths: list[Path], stem: str, directory: Path | None, opening: Opening) -> Weights:
+def _torch_weights(paths: list[AnyPath], stem: str, directory: AnyPath | None, opening: Opening) -> Weights:
     files, parts = [], []
     for path in paths:
         with open_file(path) as opened:
@@ -89,11 +88,12 @@ def _torch_weights(paths: list[Path], stem: str, directory: Path | None, opening
     return _weights(tuple(files), parts, stem, directory, step=_only({p.step for p in parts}))
 
 
-def _dcp_weights(directory: Path, opening: Opening) -> Weights:
-    with ExitStack() as opened:
+def _dcp_weights(directory: AnyPath, opening: Opening) -> Weights:
+    with contextlib.ExitStack() as opened:
 
         def read(name: str) -> tuple[StoredFile, ReadAt]:
-            file = opened.enter_context(open_file(directory / name))
+            file = open_file(directory / name)
+            opened.callback(file.close)
             return StoredFile(directory / name, file.size), file.read_at
 
         found = read_dcp(directory, read, state_key=opening.state_key)
@@ -101,7 +101,7 @@ def _dcp_weights(directory: Path, opening: Opening) -> Weights:
 
 
 def _weights(
-    files: tuple[StoredFile, ...], parts: list[Any], stem: str, directory: Path | None, *, step: int | None
+    files: tuple[StoredFile, ...], parts: list[Any], stem: str, directory: AnyPath | None, *, step: int | None
 ) -> Weights:
     tensors: dict[str, Tensor] = {}
     places: dict[str, Stored | StoredPieces] = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from belay_cli.checkpoints.safetensors_header import Tensor
+from belay_cli.checkpoints.storage import AnyPath
 
 _LARGEST_CONFIG = 10_000_000  # bytes
 
@@ -49,7 +49,7 @@ _PATTERNS = (
 )
 
 
-def packed(tensors: Mapping[str, Tensor], directory: Path | None, exempt: Iterable[str]) -> tuple[str, str] | None:
+def packed(tensors: Mapping[str, Tensor], directory: AnyPath | None, exempt: Iterable[str]) -> tuple[str, str] | None:
     """What the weights are packed by, and a tensor that shows it; None if they are plain numbers.
 
     exempt: names of tensors that somebody has decided about, which show nothing.
@@ -65,14 +65,14 @@ def packed(tensors: Mapping[str, Tensor], directory: Path | None, exempt: Iterab
     return (method, integers[0]) if method and integers else None
 
 
-def _configured(directory: Path | None) -> str | None:
+def _configured(directory: AnyPath | None) -> str | None:
     config = read_config(directory)
     found = config.get("quantization_config")
     method = found.get("quant_method") if isinstance(found, dict) else None
     return _METHODS.get(str(method).lower(), str(method)[:40]) if method else None
 
 
-def read_config(directory: Path | None) -> Mapping[str, Any]:
+def read_config(directory: AnyPath | None) -> Mapping[str, Any]:
     """config.json beside the weights; empty if there is none, or it is no object."""
     path = directory / "config.json" if directory else None
     if path is None or not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
-LARGEST = 500_000_000  # bytes of a pickle; the weights are not in it
+LARGEST = 100_000_000  # bytes of a pickle; the weights are not in it, and 50,000 tensors take 5 MB
 
+_NOT_A_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, MemoryError, ArithmeticError)
 _STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _GETS = ("GET", "BINGET", "LONG_BINGET")
@@ -36,27 +38,79 @@ def load(
 
     persistent_load: called with each persistent id. Raises ForbiddenNames, and ValueError for what is no pickle.
     """
-    names = _scan(data)
-    if forbidden := sorted(names - allowed.keys()):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd texts in it, which are its author's business
+        return _load(data, allowed, persistent_load)
+
+
+def _load(data: bytes, allowed: Mapping[str, Any], persistent_load: Callable[[Any], Any] | None) -> Any:
+    if forbidden := sorted(_scan(data) - allowed.keys()):
         raise ForbiddenNames(forbidden)
     try:
         return _Unpickler(data, allowed, persistent_load).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, MemoryError) as error:
+    except _NOT_A_PICKLE as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-class _Unpickler(pickle.Unpickler):
+_InPython: Any = pickle._Unpickler  # its C twin does not let steps be replaced
+
+
+class _Unpickler(_InPython):  # type: ignore[misc]
+    """The unpickler in Python, whose steps can be refused one by one.
+
+    A key is hashed, and the hash of a tuple in a tuple in a tuple … exhausts the stack of the process, or never ends
+    if each holds the last one twice. No checkpoint has such keys.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
+
     def __init__(self, data: bytes, allowed: Mapping[str, Any], persistent_load: Callable[[Any], Any] | None) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
         self._allowed = allowed
         if persistent_load is not None:
-            self.persistent_load = persistent_load  # type: ignore[method-assign]
+            self.persistent_load = persistent_load
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full not in self._allowed:  # the scan has seen to it; this is the lock itself
             raise ForbiddenNames([full])
         return self._allowed[full]
+
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        _check_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _check_keys(self.stack)
+        super().load_frozenset()
+
+    for _opcode, _step in (
+        (pickle.SETITEM, load_setitem),
+        (pickle.SETITEMS, load_setitems),
+        (pickle.DICT, load_dict),
+        (pickle.ADDITEMS, load_additems),
+        (pickle.FROZENSET, load_frozenset),
+    ):
+        dispatch[_opcode[0]] = _step
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        inside = key if isinstance(key, tuple | frozenset) else ()
+        if any(isinstance(part, tuple | frozenset) for part in inside):
+            raise ValueError("it has keys in keys, as no checkpoint has")
 
 
 def _scan(data: bytes) -> set[str]:

@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.storage import ReadAt, StoredFile, open_file
+from belay_cli.checkpoints.storage import AnyPath, ReadAt, StoredFile, open_file
 from belay_cli.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
@@ -50,13 +49,13 @@ class WeightFile(StoredFile):
     tensors: tuple[Tensor, ...] = ()  # in the order of their bytes; shared between files with the same layout
 
 
-def read_header(path: Path) -> WeightFile:
+def read_header(path: AnyPath) -> WeightFile:
     """Read and check the header of a safetensors file. Raises CheckpointError, which names the file and the tensor."""
     with open_file(path) as file:
         return parse_header(path, file.size, _header_text(file.read_at, file.size, path))
 
 
-def _header_text(read_at: ReadAt, size: int, path: Path) -> bytes:
+def _header_text(read_at: ReadAt, size: int, path: AnyPath) -> bytes:
     if size < 8:
         raise CheckpointError(f"is {size} bytes, too short for a safetensors file", file=path, hint=_COPY_AGAIN)
     length = int.from_bytes(read_at(0, 8), "little")
@@ -78,7 +77,7 @@ def _header_text(read_at: ReadAt, size: int, path: Path) -> bytes:
 _COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the checkpoint out"
 
 
-def parse_header(path: Path, size: int, text: bytes) -> WeightFile:
+def parse_header(path: AnyPath, size: int, text: bytes) -> WeightFile:
     """Check the header `text` of a file of `size` bytes."""
     header = _parse_json(path, text)
     metadata = header.pop(_METADATA, {})
@@ -90,7 +89,7 @@ def parse_header(path: Path, size: int, text: bytes) -> WeightFile:
     return WeightFile(path, size, data_start, metadata, _shared(tuple(tensors)))
 
 
-def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
+def _parse_json(path: AnyPath, text: bytes) -> dict[str, Any]:
     try:
         if not text.startswith(b"{"):
             raise ValueError("it does not start with {")
@@ -113,7 +112,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _tensor(path: Path, name: str, entry: Any) -> Tensor:
+def _tensor(path: AnyPath, name: str, entry: Any) -> Tensor:
     def lie(what: str) -> CheckpointError:
         return CheckpointError(f"has a header that cannot be right: {_short(name)} {what}", file=path, tensor=name)
 
@@ -146,7 +145,7 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
-def _check_layout(path: Path, data_size: int, tensors: Iterable[Tensor]) -> None:
+def _check_layout(path: AnyPath, data_size: int, tensors: Iterable[Tensor]) -> None:
     end = 0
     for tensor in tensors:
         if tensor.begin != end:

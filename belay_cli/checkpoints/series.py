@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from filecmp import cmp
 from itertools import pairwise
 from pathlib import Path
 
 from belay_cli.checkpoints.checkpoint import Checkpoint, is_average, open_checkpoint
 from belay_cli.checkpoints.directory import checkpoints_inside
 from belay_cli.checkpoints.fingerprint import fingerprint
+from belay_cli.checkpoints.remote import is_url, parse
+from belay_cli.checkpoints.remote.tree import Tree
 from belay_cli.checkpoints.steps import step_in_name
+from belay_cli.checkpoints.storage import AnyPath, StoredFile, open_file
 from belay_cli.checkpoints.weights import Opening
-from belay_cli.errors import CheckpointError, SeriesError, UsageError
+from belay_cli.errors import SeriesError, UsageError
 
 UNITS = ("auto", "step", "checkpoint")
 ORDERS = ("step", "given")
 SOURCES = ("raw", "ema")
+_COMPARED = 4 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,17 @@ class Series:
         return self.checkpoints[-1]
 
 
-def find_paths(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+def find_paths(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[AnyPath], list[str]]:
     """Each argument as checkpoints' paths, a run directory as those inside it; and notes about what was left out."""
     if not arguments:
         raise UsageError("no checkpoint was given", hint="belay average ckpts/*.safetensors")
-    paths: list[Path] = []
+    paths: list[AnyPath] = []
     notes: list[str] = []
+    listings: dict[str, Tree] = {}
     for argument in arguments:
         if not os.fspath(argument):
             raise UsageError("a checkpoint is given as an empty text", hint="is a variable of the shell not set?")
-        if "://" in os.fspath(argument):
-            raise CheckpointError("is a URL; belay reads local files", file=argument, hint="download it first")
-        path = Path(argument)
+        path = parse(os.fspath(argument), listings) if is_url(os.fspath(argument)) else Path(argument)
         inside, left_out = checkpoints_inside(path) if path.is_dir() else ([], [])
         if inside and left_out:
             notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not {', '.join(left_out)}")
@@ -112,7 +114,7 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     return Series(_series_name(taken), tuple(taken), ticks, unit, tuple(notes), selection)
 
 
-def _may_be_taken(path: Path, selection: Selection) -> bool:
+def _may_be_taken(path: AnyPath, selection: Selection) -> bool:
     step = step_in_name(path.name if path.is_dir() else path.stem)
     low, high = selection.from_step, selection.to_step
     return step is None or ((low is None or step >= low) and (high is None or step <= high))
@@ -120,7 +122,7 @@ def _may_be_taken(path: Path, selection: Selection) -> bool:
 
 def distinct(checkpoints: list[Checkpoint], notes: list[str]) -> list[Checkpoint]:
     """Without arguments that name the same file twice."""
-    seen: dict[Path, Checkpoint] = {}
+    seen: dict[AnyPath, Checkpoint] = {}
     for checkpoint in checkpoints:
         # Not through links: a cache keeps equal shards of different checkpoints as links to one file.
         first = seen.setdefault(checkpoint.path.absolute(), checkpoint)
@@ -199,7 +201,16 @@ def _same_bytes(one: Checkpoint, other: Checkpoint) -> bool:
     if [file.size for file in one.files] != [file.size for file in other.files]:
         return False
     pairs = zip(one.files, other.files, strict=True)
-    return fingerprint(one) == fingerprint(other) and all(cmp(a.path, b.path, shallow=False) for a, b in pairs)
+    return fingerprint(one) == fingerprint(other) and all(_same_content(a, b) for a, b in pairs)
+
+
+def _same_content(one: StoredFile, other: StoredFile) -> bool:
+    with open_file(one.path) as left, open_file(other.path) as right:
+        for offset in range(0, one.size, _COMPARED):
+            count = min(_COMPARED, one.size - offset)
+            if left.read_at(offset, count) != right.read_at(offset, count):
+                return False
+    return True
 
 
 def _select(ordered: list[Checkpoint], selection: Selection) -> list[Checkpoint]:
@@ -225,5 +236,5 @@ def _step(checkpoint: Checkpoint) -> int:
 
 def _series_name(checkpoints: Sequence[Checkpoint]) -> str:
     """The directory that the checkpoints share, by name, for people."""
-    parents = {checkpoint.path.absolute().parent for checkpoint in checkpoints}
+    parents = {str(checkpoint.path.absolute().parent) for checkpoint in checkpoints}
     return os.path.commonpath(parents).rsplit(os.sep, 1)[-1] or "series" if parents else "series"

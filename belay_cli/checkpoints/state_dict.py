@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from belay_cli.checkpoints.ema_layouts import Entries, Place, says_ema, split
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.checkpoints.torch_pickle import Unreadable, View
 from belay_cli.checkpoints.torch_zip import listed, short
 from belay_cli.errors import CheckpointError
@@ -41,7 +41,7 @@ class NoWeights(CheckpointError):  # noqa: N818 - it reads as what it is
     """No weights where they are looked for."""
 
 
-def choose_state_dict(root: Any, path: Path, *, state_key: str | None, source: str | None) -> Choice:
+def choose_state_dict(root: Any, path: AnyPath, *, state_key: str | None, source: str | None) -> Choice:
     """The weights in `root`, the object of a torch file.
 
     state_key: where they lie, keys joined by dots; source: `raw` or `ema`. Raises NoWeights if there are none, and
@@ -51,13 +51,15 @@ def choose_state_dict(root: Any, path: Path, *, state_key: str | None, source: s
         kind = "a tensor" if isinstance(root, _TENSORS) else "a list" if isinstance(root, list) else "an object"
         raise NoWeights(f"holds {kind}, not a state dict", file=path, hint=_SAVE)
     search = _Search(root, path)
-    raw, ema = search.usual() if state_key is None else search.under(state_key)
+    raw, ema = search.usual(source) if state_key is None else search.under(state_key)
     if state_key is not None and says_ema(state_key):
         source = source or "ema"  # named by its key, so asked for
     raw, ema = _apart(raw, ema)
     if raw is not None and ema is None and _named_ema(path, source):
         ema, raw = raw._replace(part="by the name of the file"), None
     taken = _take(raw, ema, source, path)
+    if not any(isinstance(value, _TENSORS) for value in taken.entries.values()):
+        raise NoWeights(f"holds no weights, only counters ({taken.where})", file=path, hint=_SAVE)
     notes = [*_both(raw, ema, taken), *(search.left_out(raw, ema, taken) if state_key is None else ())]
     return Choice(taken.entries, tuple(notes))
 
@@ -76,13 +78,13 @@ def _apart(raw: Place | None, ema: Place | None) -> tuple[Place | None, Place | 
     return raw, ema
 
 
-def _named_ema(path: Path, source: str | None) -> bool:
+def _named_ema(path: AnyPath, source: str | None) -> bool:
     """Whether the name says that the file is the EMA twin of another: NeMo's `-EMA.ckpt`, diffusers' `unet_ema/`."""
     twin = _EMA_FILE.fullmatch(path.stem) is not None
     return twin or (source == "ema" and _EMA_FILE.fullmatch(path.absolute().parent.name) is not None)
 
 
-def _take(raw: Place | None, ema: Place | None, source: str | None, path: Path) -> Place:
+def _take(raw: Place | None, ema: Place | None, source: str | None, path: AnyPath) -> Place:
     if raw is not None and ema is not None and source is None:
         raise CheckpointError(
             f"holds raw weights ({raw.where}) and their EMA ({ema.where})",
@@ -112,12 +114,12 @@ def _both(raw: Place | None, ema: Place | None, taken: Place) -> Iterator[str]:
 class _Search:
     """The state dicts in one object. Each container is looked at once, however the object nests or loops."""
 
-    def __init__(self, root: dict[Any, Any], path: Path) -> None:
+    def __init__(self, root: dict[Any, Any], path: AnyPath) -> None:
         self._root = root
         self._path = path
         self._state_dicts = _state_dicts(root)
 
-    def usual(self) -> tuple[Place | None, Place | None]:
+    def usual(self, source: str | None) -> tuple[Place | None, Place | None]:
         """The raw weights and the EMA where trainers put them. Raises NoWeights if that is not clear."""
         if self._is_state_dict(self._root):
             return Place("", self._root), None
@@ -126,6 +128,8 @@ class _Search:
         current = list(self._inside(_LIGHTNING_RAW))
         if current and [place.key for place in raws] == [_LIGHTNING]:
             raws, emas = current, raws
+        if source == "raw" and len(emas) > 1:
+            emas = []  # which of them is not asked
         if len(raws) > 1 or len(emas) > 1 or not (raws or emas):
             raise self._unclear(None)
         return next(iter(raws), None), next(iter(emas), None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.checkpoints.weights import Weights
 from belay_cli.errors import CheckpointError, SeriesError
 
@@ -45,7 +45,7 @@ def names_a_checkpoint(name: str) -> bool:
     return step_in_name(name) is not None or _CHECKPOINT_NAME.match(name) is not None
 
 
-def recorded_step(weights: Weights, directory: Path | None) -> int | None:
+def recorded_step(weights: Weights, directory: AnyPath | None) -> int | None:
     """The step that a checkpoint records: in the weights, as safetensors metadata, or in trainer_state.json."""
     if weights.step is not None:
         return weights.step
@@ -56,7 +56,7 @@ def recorded_step(weights: Weights, directory: Path | None) -> int | None:
     return _trainer_step(state) if state is not None and state.is_file() else None
 
 
-def _trainer_step(path: Path) -> int | None:
+def _trainer_step(path: AnyPath) -> int | None:
     if path.stat().st_size > _LARGEST_RECORD:
         raise CheckpointError("is over 100 MB, too large for a record of the trainer's state", file=path)
     try:
@@ -71,7 +71,7 @@ def _trainer_step(path: Path) -> int | None:
     return step if type(step) is int and 0 <= step < 10**_MOST_DIGITS else None
 
 
-def agreed_step(recorded: int | None, named: int | None, path: Path, needed: bool) -> int | None:
+def agreed_step(recorded: int | None, named: int | None, path: AnyPath, needed: bool) -> int | None:
     """The one step of a checkpoint. If its record contradicts its name, SeriesError, or None if no step is needed."""
     if recorded is not None and named is not None and recorded != named:
         if not needed:

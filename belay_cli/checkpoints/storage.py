@@ -11,13 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from belay_cli.checkpoints.remote import RemoteFile, open_remote
+from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.errors import CheckpointError
 
 # One call moves at most 2,147,479,552 bytes on Linux.
 _LARGEST_READ = 1 << 30
 
+AnyPath: TypeAlias = Path | RemotePath
 ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, or a CheckpointError
 
 
@@ -28,7 +31,7 @@ class StoredFile:
     `data_start` is the length of its header, and `metadata` what that says beside the tensors, for safetensors.
     """
 
-    path: Path
+    path: AnyPath
     size: int
     data_start: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
@@ -85,14 +88,14 @@ class LocalFile:
         self.close()
 
 
-def open_file(path: Path) -> LocalFile:
+def open_file(path: AnyPath) -> LocalFile | RemoteFile:
     """The file for reading. Raises CheckpointError."""
-    return LocalFile(path)
+    return open_remote(path) if isinstance(path, RemotePath) else LocalFile(path)
 
 
-def is_remote(path: Path) -> bool:
+def is_remote(path: AnyPath) -> bool:
     """Whether a file is read over a network."""
-    return not isinstance(path, Path)
+    return isinstance(path, RemotePath)
 
 
 def reason(error: OSError) -> str:
@@ -108,7 +111,7 @@ class OpenFiles:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._open: dict[StoredFile, LocalFile] = {}
+        self._open: dict[StoredFile, LocalFile | RemoteFile] = {}
 
     def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""

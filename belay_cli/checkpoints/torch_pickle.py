@@ -6,6 +6,7 @@ has a stand-in that records or ignores its arguments, copies nothing, and cannot
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
@@ -114,7 +115,8 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str, metad
     whole = isinstance(storage, Storage) and type(offset) is int and _are_integers(shape) and _are_integers(strides)
     if not whole or len(shape) != len(strides):
         raise ValueError("it makes a tensor of what is none")
-    if metadata and not (isinstance(metadata, dict) and len(metadata) < 9 and set(metadata.values()) == {False}):
+    set_bits = not isinstance(metadata, dict) or len(metadata) > 8 or any(bit is not False for bit in metadata.values())
+    if metadata and set_bits:
         return Unreadable("a conjugate or a negative that was never carried out; save it after .resolve_conj()")
     return View(storage, dtype, offset, shape, strides)
 
@@ -224,7 +226,9 @@ def read_object(archive: Archive) -> Any:
         return found
 
     try:
-        return load(data, ALLOWED, storage)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about backslashes in the names of a damaged file
+            return load(data, ALLOWED, storage)
     except (CheckpointError, ForbiddenNames):
         raise
     except (ValueError, ArithmeticError, LookupError, RecursionError) as error:

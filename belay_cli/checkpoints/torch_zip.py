@@ -26,6 +26,7 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _SATURATED = 0xFFFFFFFF  # the true number is in the extra field
 _SIZES_FOLLOW = 0x0008  # flag: the record's own header leaves its sizes out
+_A_DIRECTORY = 0x10  # attribute
 _HARMLESS_FLAGS = _SIZES_FOLLOW | 0x0800  # the other one: the name is UTF-8
 
 
@@ -79,6 +80,7 @@ class _Entry(NamedTuple):
     packed: int
     size: int
     header: int
+    attributes: int
 
 
 def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
@@ -155,15 +157,16 @@ def _entries(file: StoredFile, directory: bytes, count: int) -> list[_Entry]:
     while at < len(directory):
         if at + _ENTRY.size > len(directory):
             raise _lie(file, "its directory breaks off")
-        magic, _, _, flags, method, _, _, _, packed, size, name, extra, comment, disk, _, _, header = (
+        magic, _, _, flags, method, _, _, _, packed, size, name, extra, comment, disk, _, attributes, header = (
             _ENTRY.unpack_from(directory, at)
         )
         begin = at + _ENTRY.size
         at = begin + name + extra + comment
         if magic != b"PK\x01\x02" or at > len(directory) or disk:
             raise _lie(file, "its directory breaks off")
-        numbers = _large_numbers(file, directory[begin + name : begin + name + extra], (size, packed, header))
-        entries.append(_Entry(directory[begin : begin + name], flags, method, numbers[1], numbers[0], numbers[2]))
+        fields = directory[begin + name : begin + name + extra]
+        size, packed, header = _large_numbers(file, fields, (size, packed, header))
+        entries.append(_Entry(directory[begin : begin + name], flags, method, packed, size, header, attributes))
     if not entries or len(entries) != count:
         raise _lie(file, f"its directory has {len(entries)} entries and claims {count}")
     return entries
@@ -241,7 +244,8 @@ def _check_entry(file: StoredFile, entry: _Entry, prefix: bytes) -> None:
             file=file.path,
             hint="save it with torch.save, or unpack it and pack it again with zip -0",
         )
-    if entry.flags & ~_HARMLESS_FLAGS:
+    # For torch a directory is empty, whatever its size: it would leave the memory of a tensor as it found it.
+    if entry.flags & ~_HARMLESS_FLAGS or (entry.attributes & _A_DIRECTORY and entry.size):
         raise _lie(file, f"{_text(entry.name)} is stored in a way that torch does not use")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 
 from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.safetensors_header import Tensor, WeightFile
-from belay_cli.checkpoints.storage import Stored, StoredFile
+from belay_cli.checkpoints.storage import AnyPath, Stored, StoredFile
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -40,7 +39,7 @@ class Weights:
     files: tuple[StoredFile, ...]
     tensors: Mapping[str, Tensor]
     stem: str
-    directory: Path | None = None
+    directory: AnyPath | None = None
     places: Mapping[str, Stored | StoredPieces] | None = None
     step: int | None = None
     aliases: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
@@ -55,7 +54,7 @@ class Weights:
         return Stored(file, file.data_start + found.begin)
 
 
-def safetensors_weights(files: tuple[WeightFile, ...], stem: str, directory: Path | None) -> Weights:
+def safetensors_weights(files: tuple[WeightFile, ...], stem: str, directory: AnyPath | None) -> Weights:
     """Of one safetensors file, or of all shards. Equal layouts share one mapping."""
     return Weights(files, _by_name(tuple(file.tensors for file in files)), stem, directory)
 

@@ -17,6 +17,7 @@ from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.safetensors_header import shape_text
 from belay_cli.checkpoints.series import distinct, find_paths, order_checkpoints
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.cli import options as o
 from belay_cli.console import Console
 from belay_cli.errors import BelayError
@@ -148,7 +149,7 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     return Findings(series, problems, _warnings(series))
 
 
-def _try_to_open(path: Path, selection: Selection, problems: list[BelayError]) -> Checkpoint | None:
+def _try_to_open(path: AnyPath, selection: Selection, problems: list[BelayError]) -> Checkpoint | None:
     try:
         return open_checkpoint(path, selection.opening, needs_step=selection.order == "step")
     except BelayError as error:

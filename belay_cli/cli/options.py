@@ -18,7 +18,7 @@ Checkpoints = Annotated[
     list[str],
     typer.Argument(
         metavar="CHECKPOINTS",
-        help="Files, directories, or a run directory with the checkpoints in it.",
+        help="Files, directories, URLs, or a run directory with the checkpoints in it.",
         show_default=False,
     ),
 ]

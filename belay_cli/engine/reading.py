@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
+from belay_cli.checkpoints.remote import open_remote
+from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.checkpoints.storage import OpenFiles, is_remote
 from belay_cli.engine.chunks import Chunk, Source, chunks
 from belay_cli.plan import Plan
@@ -95,6 +97,15 @@ class Ahead:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refuse_changed(plan: Plan) -> None:
+    """Raise CheckpointError if a remote file is no longer the one that was planned with: it changed meanwhile."""
+    paths = [f.path for t in plan.read_checkpoints for f in plan.series.checkpoints[t].files]
+    remote = [path for path in paths if isinstance(path, RemotePath)]
+    if remote:
+        with ThreadPoolExecutor(_IN_FLIGHT) as askers:
+            list(askers.map(lambda path: open_remote(path).unchanged(), remote))
 
 
 def _parts(plan: Plan, n: int) -> Iterator[_Part]:

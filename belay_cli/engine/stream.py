@@ -10,6 +10,7 @@ from belay_cli.engine.chunks import Progress
 from belay_cli.engine.cpu import replay_on_cpu
 from belay_cli.engine.cuda import replay_on_device
 from belay_cli.engine.device import find_device
+from belay_cli.engine.reading import refuse_changed
 from belay_cli.engine.write import staged_outputs
 from belay_cli.plan import Plan
 
@@ -26,4 +27,5 @@ def replay(plan: Plan, fingerprints: Sequence[str], progress: Progress) -> torch
             replay_on_cpu(plan, writers, progress)
         else:
             replay_on_device(plan, writers, progress, device)
+        refuse_changed(plan)
     return device

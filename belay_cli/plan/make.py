@@ -14,6 +14,7 @@ from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.directory import STANDARD_STEMS
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.safetensors_header import Tensor
+from belay_cli.checkpoints.storage import AnyPath, is_remote
 from belay_cli.errors import UsageError
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
 from belay_cli.plan.layout import (
@@ -27,11 +28,12 @@ from belay_cli.plan.layout import (
 )
 from belay_cli.plan.policies import AVERAGE, DROP, Policies, refuse_packed, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
-from belay_cli.plan.warnings import rule_warnings, tensor_warnings
+from belay_cli.plan.warnings import rule_warnings, served_twice, tensor_warnings
 from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
 from belay_cli.rules import Rule, RuleOptions, Summary, resolve_rule, summarize
 from belay_cli.rules.dynamics import Dynamics, Float64Array, dynamics_coefficients
 
+_REMOTE_CHUNK = 1 << 20  # elements; a server far away is asked for more at a time than a cache holds
 OUTPUT_DTYPES = ("same", "float64", "float32", "bfloat16", "float16")
 
 
@@ -202,7 +204,7 @@ def _widest(codes: Iterable[str]) -> int:
     return max((-(-DTYPES[code].bits // 8) for code in codes), default=1)
 
 
-def copies_from(series: Series) -> Path:
+def copies_from(series: Series) -> AnyPath:
     """The directory whose configuration and tokenizer go with the average."""
     directory = series.last.directory
     if directory is None:
@@ -248,6 +250,7 @@ def make_plan(
     placed, shards = lay_out(kept, output_stem(series), _largest_shard(options, targets))
     directory = series.last.directory
     copies, led_outside = companions(directory) if directory and not all(t.is_file for t in targets) else ([], [])
+    remote = any(is_remote(file.path) for checkpoint in series.checkpoints for file in checkpoint.files)
     planned = [_plan_output(series, rule, target) for rule, target in zip(rules, targets, strict=True)]
     plan = Plan(
         series=series,
@@ -263,7 +266,7 @@ def make_plan(
             output_bytes=_widest(tensor.dtype for tensor in placed),
             threads=options.threads,
             max_memory=parse_size(options.max_memory or DEFAULT_MAX_MEMORY, "--max-memory"),
-            chunk=options.chunk,
+            chunk=options.chunk or (_REMOTE_CHUNK if remote else None),
         ),
         warnings=tuple(_warnings(series, planned, placed, led_outside)),
     )
@@ -332,4 +335,5 @@ def _warnings(
         prefix = f"{output.target.path}: " if several else ""
         yield from (prefix + warning for warning in rule_warnings(series, output.rule, output.coefficients))
     yield from tensor_warnings(series, tensors)
+    yield from served_twice(series)
     yield from (f"{name} is a link that leads out of its checkpoint; it is not copied" for name in led_outside)

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
 from belay_cli.checkpoints.quantized import packed, read_config
 from belay_cli.checkpoints.safetensors_header import Tensor
+from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.errors import SeriesError, UsageError, glob_for
 
 # The names of output embeddings that libraries tie to the input embedding.
@@ -88,7 +88,7 @@ def without_tied(policies: Policies, series: Series) -> tuple[Policies, list[str
     return replace(policies, drop=(*policies.drop, *map(glob.escape, tied))), notes
 
 
-def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], directory: Path | None) -> None:
+def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], directory: AnyPath | None) -> None:
     """Raise SeriesError for quantized weights that nobody decided about: an average of packed numbers is noise."""
     found = packed(tensors, directory, [name for name in tensors if policies.exempts(name)])
     if found:

@@ -11,6 +11,7 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
 from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
+from belay_cli.checkpoints.storage import is_remote
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.provenance import DOCUMENT, LOCAL
 
@@ -48,6 +49,8 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
 def _keep_clear_of_inputs(path: Path, series: Series) -> None:
     target = path.resolve()
     for checkpoint in series.checkpoints:
+        if is_remote(checkpoint.path):
+            continue
         given = checkpoint.path.resolve()
         sources = [given, *(file.path.resolve() for file in checkpoint.files)]
         if target in sources or (given.is_dir() and target.is_relative_to(given)):

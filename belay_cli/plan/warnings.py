@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import is_adapter
+from belay_cli.checkpoints.remote import content_id
+from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.policies import AVERAGE
 from belay_cli.rules import Rule
@@ -78,10 +80,23 @@ def differing_notes(names: Sequence[str]) -> Iterator[str]:
         yield f"{shown}: integers that differ between checkpoints; those of the last one are taken"
 
 
-def identical_warnings(series: Series, fingerprints: Sequence[str]) -> Iterator[str]:
-    """About checkpoints that hold the same weights: usually one of them was saved or uploaded wrongly."""
+def served_twice(series: Series) -> Iterator[str]:
+    """The same about checkpoints whose server knows what they hold, before anything is read of them."""
+    marks = []
+    for checkpoint in series.checkpoints:
+        known = [content_id(file.path) for file in checkpoint.files if isinstance(file.path, RemotePath)]
+        whole = len(known) == len(checkpoint.files) and None not in known
+        marks.append(" ".join(map(str, known)) if whole else checkpoint.name)
+    yield from identical_warnings(series, marks)
+
+
+def identical_warnings(series: Series, marks: Sequence[str]) -> Iterator[str]:
+    """About checkpoints that hold the same weights: usually one of them was saved or uploaded wrongly.
+
+    marks: a text for each checkpoint, by which it is known.
+    """
     first: dict[str, str] = {}
-    for checkpoint, mark in zip(series.checkpoints, fingerprints, strict=True):
+    for checkpoint, mark in zip(series.checkpoints, marks, strict=True):
         other = first.setdefault(mark, checkpoint.name)
         if other != checkpoint.name:
             yield f"{checkpoint.name} looks the same as {other}: was it saved or downloaded wrongly?"
