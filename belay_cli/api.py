@@ -90,11 +90,20 @@ def run(
         warn(warning)
     for text in notes:
         note(text)
-    device = replay(plan, found, progress)
+    device, discarded = replay(plan, found, progress)
     seconds = time.monotonic() - began
     return [
-        report("average", plan, output, device=str(device), seconds=seconds, warnings=warnings, notes=notes)
-        for output in plan.outputs
+        report(
+            "average",
+            plan,
+            output,
+            device=str(device),
+            seconds=seconds,
+            warnings=warnings,
+            notes=notes,
+            discarded=lost,
+        )
+        for output, lost in zip(plan.outputs, discarded, strict=True)
     ]
 
 

@@ -141,6 +141,8 @@ class Console:
         else:
             tensors = words.plural(done.tensors["averaged"] + done.tensors["last"], "tensor")
             wrote = f"{tensors}, {words.size(done.bytes_written)} in {done.seconds or 0:.1f} s"
+            if done.discarded_energy is not None:
+                wrote += f", at most {done.discarded_energy:.2%} of an update's energy discarded"
             mark = "✓" if _unicode(self._out) else "done:"
             self._out.print(
                 Text.assemble((f"{mark} ", "bold green"), (words.printable(done.output), "bold"), f"  {wrote}")

@@ -42,6 +42,7 @@ def metadata(
     options: Sequence[str],
     copies: Sequence[str],
     aliases: Mapping[str, str],
+    lora: str | None = None,
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """The metadata of every file of one output.
@@ -54,6 +55,7 @@ def metadata(
     shared = {name: kept for name, kept in aliases.items() if name != "format" and not name.startswith("belay.")}
     return {
         **shared,
+        **({"belay.lora": lora} if lora else {}),
         "format": "pt",
         "belay.version": __version__,
         "belay.rule": _compact({**rule.describe(), "a": rule.dynamics.a}),
@@ -104,7 +106,7 @@ def digest_entry(names: Sequence[str], digests: Mapping[str, str] | None = None)
 
 def document(entries: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, Any]:
     """belay.json: `schema`, then the metadata's entries without their prefix, as JSON values, and all `digests`."""
-    texts = ("version", "command", "dtype", "accumulation")
+    texts = ("version", "command", "dtype", "accumulation", "lora")
     plain = {name.removeprefix("belay."): value for name, value in entries.items() if name.startswith("belay.")}
     values = {name: value if name in texts else json.loads(value) for name, value in plain.items()}
     return {"schema": SCHEMA, **values, "digests": {name: digests[name] for name in sorted(digests)}}
@@ -156,6 +158,7 @@ class Record:
     dtype: str
     copies: tuple[str, ...]
     digests: dict[str, str]
+    lora: str | None = None
 
 
 def read_record(metadata: Mapping[str, str], path: str) -> Record:
@@ -174,7 +177,8 @@ def read_record(metadata: Mapping[str, str], path: str) -> Record:
         if policies.keys() != {"average", "last", "drop"}:
             raise ValueError("its policies are not those of belay")
         copies = tuple(str(name) for name in json.loads(metadata["belay.copies"]))
-        record = Record(dynamics, bool(rule["debias"]), series, policies, metadata["belay.dtype"], copies, digests)
+        told = metadata["belay.dtype"], copies, digests, metadata.get("belay.lora")
+        record = Record(dynamics, bool(rule["debias"]), series, policies, *told)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"has a damaged record of how it was made: {error}", file=path) from error
     if not series or any(b.tick <= a.tick for a, b in pairwise(series)):

@@ -16,6 +16,7 @@ class Report:
     """One average. Sizes in bytes, times in seconds, lags and half-lives in ticks.
 
     What only a finished run knows (`seconds`, `peak_memory`, the device if it was left to belay) is None in a plan.
+    `discarded_energy`: of adapters averaged as updates, the most that any lost to its rank, √(Σ cut σ² / Σ σ²).
     """
 
     command: str
@@ -34,6 +35,7 @@ class Report:
     files: list[dict[str, Any]]
     warnings: list[str]
     notes: list[str]
+    discarded_energy: float | None
 
     def to_json(self) -> dict[str, Any]:
         """As an object for json.dumps."""
@@ -49,6 +51,7 @@ def report(
     seconds: float | None = None,
     warnings: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    discarded: float | None = None,
 ) -> Report:
     """The report of one output of a plan; after a run with its device and seconds."""
     files = plan.files(output)
@@ -75,7 +78,7 @@ def report(
         ],
         summary=asdict(output.summary),
         tensors={
-            "averaged": actions.count("average"),
+            "averaged": actions.count("average") + actions.count("delta"),
             "last": actions.count("last"),
             "dropped": plan.dropped,
         },
@@ -86,6 +89,7 @@ def report(
         files=[{"path": str(path), "bytes": size} for path, size in files.items()],
         warnings=[*plan.warnings, *warnings],
         notes=[*plan.series.notes, *notes],
+        discarded_energy=discarded,
     )
 
 

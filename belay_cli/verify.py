@@ -23,6 +23,7 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.lora import Pair, update_pairs
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.errors import BelayError, SeriesError
@@ -199,8 +200,14 @@ def _check_values(
         name = min(wanted.keys() ^ average.tensors.keys())
         return Check("values", FAILED, f"{name!r} should{'' if name in wanted else ' not'} be there", name)
 
+    updates = _updates(record, inputs, policies)
+    factors = {name: pair for pair in updates for name in pair}
+
     def one(name: str) -> tuple[int, str]:
-        result = _check_tensor(average, record, inputs, name, wanted[name] == AVERAGE, share)
+        if name in factors:
+            result = _check_update(average, record, inputs, factors[name]) if name == factors[name].a else (0, "")
+        else:
+            result = _check_tensor(average, record, inputs, name, wanted[name] == AVERAGE, share)
         counter.done(name)
         return result
 
@@ -212,6 +219,39 @@ def _check_values(
     checked = sum(count for count, _ in results)
     total = sum(tensor.elements for tensor in average.tensors.values())
     return Check("values", HELD, f"{checked} of {total} values, by the recursion")
+
+
+def _updates(record: Record, inputs: Sequence[Checkpoint], policies: Policies) -> list[Pair]:
+    """The updates that were averaged as products."""
+    if record.lora != "delta":
+        return []
+    tensors = inputs[-1].tensors
+    pairs = update_pairs(inputs, tensors)
+    return [pair for pair in pairs if policies.action(pair.a, tensors[pair.a].dtype) == AVERAGE]
+
+
+def _check_update(average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], pair: Pair) -> tuple[int, str]:
+    """Compare a whole update, B·A, with that of the checkpoints, cut to the same rank."""
+    import torch
+
+    from belay_cli.engine.low_rank import average_update, relative_error
+
+    ticks = [entry.tick for entry in record.series]
+    c = replay_intervals(record.dynamics, ticks, list(np.eye(len(ticks))), debias=record.debias)
+    count = sum(average.tensors[name].elements for name in pair)
+    with OpenFiles(limit=16) as files:
+
+        def matrix(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+            tensor = checkpoint.tensors[name]
+            return torch.from_numpy(_numbers(checkpoint, name, 0, tensor.elements, files).reshape(tensor.shape[0], -1))
+
+        exact = average_update(
+            ((float(k), matrix(source, pair.b), matrix(source, pair.a)) for k, source in zip(c, inputs, strict=True)),
+            average.tensors[pair.a].shape[0],
+        )
+        error = relative_error((matrix(average, pair.b), matrix(average, pair.a)), (exact.b, exact.a))
+    limit = max(1e-6, 8 * 2.0 ** -_MANTISSA[average.tensors[pair.a].dtype])
+    return count, "" if error <= limit else f"is {error:.1e} off the average of the updates"
 
 
 def _check_tensor(

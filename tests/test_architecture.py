@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"checkpoints", "rules"},
     "plan": {"checkpoints", "rules", "provenance"},
     "engine": {"checkpoints", "plan", "provenance", "words"},
-    "verify": {"checkpoints", "plan", "provenance", "rules"},
+    "verify": {"checkpoints", "engine", "plan", "provenance", "rules"},
     "publish": {"checkpoints", "provenance", "rules", "words"},
     "report": {"plan"},
     "console": {"checkpoints", "plan", "report", "rules", "words"},

@@ -86,6 +86,7 @@ REPORT = {
     "files": list,
     "warnings": list,
     "notes": list,
+    "discarded_energy": type(None),
     "published": type(None),
 }
 
@@ -364,7 +365,9 @@ def test_batch_norm_and_adapters_are_warned_about(tmp_path, belay):
     )
     for i in range(3):
         save_file({"q.lora_A.weight": torch.ones(2)}, tmp_path / f"step-{i}.safetensors")
-    assert "warning: these are adapters: their factors A and B are averaged apart" in belay("plan", tmp_path).err
+    assert "warning: these are adapters: their factors A and B are averaged apart" in (
+        belay("plan", tmp_path, "--lora", "factors").err
+    )
 
 
 def test_inspect_a_series(tmp_path, belay):

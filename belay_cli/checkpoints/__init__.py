@@ -16,6 +16,7 @@ pieces              tensors that are not one run of bytes
 restricted_pickle   pickles, of which nothing is run
 remote              checkpoints by URL
 foreign             what cannot be read, and how to get from there
+lora                the factors of adapters, and what scales their product
 quantized           weights whose numbers mean nothing by themselves
 differing           integers that are not the same everywhere
 storage             positioned reads

@@ -6,8 +6,10 @@ what is scattered further than that is read in several, so memory stays small ev
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +17,10 @@ import numpy as np
 from belay_cli.checkpoints.storage import OpenFiles, Stored, StoredFile
 
 _LARGEST_RANGE = 16 << 20  # bytes that are read to pick from
+_MOST_CUTS = 6  # dimensions along which a tensor is cut, where a mesh of devices has two or three
 
 Array = np.ndarray[Any, np.dtype[np.void]]
+_Box = tuple[tuple[int, ...], tuple[int, ...]]  # starts, sizes
 
 
 class Piece(NamedTuple):
@@ -60,27 +64,30 @@ def check_pieces(shape: tuple[int, ...], pieces: Sequence[Piece]) -> str | None:
     for starts, sizes in boxes:
         if not len(starts) == len(sizes) == len(shape):
             return "a piece has another number of dimensions"
-        if any(a < 0 or a + n > whole for a, n, whole in zip(starts, sizes, shape, strict=True)):
+        if any(a < 0 or n < 0 or a + n > whole for a, n, whole in zip(starts, sizes, shape, strict=True)):
             return "a piece reaches outside it"
-    if _overlap(sorted(boxes)):
-        return "two pieces overlap"
-    if sum(math.prod(sizes) for _, sizes in boxes) != math.prod(shape):
+    volume, whole = sum(math.prod(sizes) for _, sizes in boxes), math.prod(shape)
+    if volume < whole:
         return "a piece is missing"
-    return None
+    cut = [d for d, n in enumerate(shape) if any(sizes[d] != n for _, sizes in boxes)]
+    if len(cut) > _MOST_CUTS:
+        return f"the pieces are cut along more than {_MOST_CUTS} dimensions"
+    return "two pieces overlap" if volume > whole or (whole and not _cover_once(shape, cut, boxes)) else None
 
 
-def _overlap(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
-    """Sorted by where they begin along the first dimension, so that each meets only those that are still open."""
-    active: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+def _cover_once(shape: tuple[int, ...], cut: Sequence[int], boxes: Iterable[_Box]) -> bool:
+    """Whether each element lies in one box; `cut` are the dimensions along which boxes end inside the tensor.
+
+    How many boxes an element lies in is known from their corners: taken with alternating signs, those of all boxes
+    cancel except at the corners of the tensor. It takes one step a corner, where comparing them all takes one a pair.
+    """
+    signs = [(-1) ** sum(far) for far in itertools.product((0, 1), repeat=len(cut))]
+    corners = Counter(dict(zip(itertools.product(*((0, shape[d]) for d in cut)), signs, strict=True)))
     for starts, sizes in boxes:
-        if not starts:
-            return len(boxes) > 1
-        active = [box for box in active if box[0][0] + box[1][0] > starts[0]]
-        for other, extents in active:
-            if all(a < b + m and b < a + n for a, n, b, m in zip(starts, sizes, other, extents, strict=True)):
-                return True
-        active.append((starts, sizes))
-    return False
+        spans = ((starts[d], starts[d] + sizes[d]) for d in cut)
+        for corner, sign in zip(itertools.product(*spans), signs, strict=True):
+            corners[corner] -= sign
+    return not any(corners.values())
 
 
 def _fill(out: Array, first: int, shape: tuple[int, ...], pieces: Sequence[Piece], files: OpenFiles) -> None:

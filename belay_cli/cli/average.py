@@ -42,6 +42,8 @@ def average(
     average: o.Average = None,
     last: o.Last = None,
     drop: o.Drop = None,
+    lora: o.Lora = None,
+    lora_rank: o.LoraRank = None,
     max_shard_size: o.MaxShardSize = None,
     overwrite: o.Overwrite = False,
     device: o.Device = "auto",

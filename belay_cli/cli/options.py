@@ -105,6 +105,13 @@ Last = Annotated[
     _option("--last", text="Take these from the last checkpoint.", panel=_OUTPUT, metavar="GLOB"),
 ]
 Drop = Annotated[list[str] | None, _option("--drop", text="Leave these out.", panel=_OUTPUT, metavar="GLOB")]
+Lora = Annotated[
+    str | None,
+    _option("--lora", text="Adapters: delta (the updates B·A), or factors (A and B).", panel=_OUTPUT, metavar="NAME"),
+]
+LoraRank = Annotated[
+    int | None, _option("--lora-rank", text="With --lora delta: of the output.", panel=_OUTPUT, metavar="R")
+]
 MaxShardSize = Annotated[
     str | None,
     _option("--max-shard-size", text="Of a directory's weight files. Default 5GB.", panel=_OUTPUT, metavar="SIZE"),

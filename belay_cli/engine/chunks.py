@@ -11,6 +11,7 @@ from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.storage import Stored
 from belay_cli.plan import Plan
 from belay_cli.plan.layout import PlannedTensor
+from belay_cli.plan.policies import DELTA
 
 Progress = Callable[[int], None]  # called with the bytes of tensor data read so far
 
@@ -49,6 +50,8 @@ def chunks(plan: Plan, elements: int) -> Iterator[Chunk]:
     number = 0
     coefficients = list(zip(*(output.coefficients.tolist() for output in plan.outputs), strict=True))  # [T][K]
     for tensor in plan.tensors:
+        if tensor.action == DELTA:
+            continue  # whole matrices, not elements: see updates
         sources = _sources(plan, tensor, coefficients)
         for start in range(0, tensor.elements, elements):
             yield Chunk(number, tensor, start, min(elements, tensor.elements - start), sources)

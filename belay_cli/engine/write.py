@@ -103,7 +103,7 @@ class OutputWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             source = copies_from(self._plan.series) / name
             try:
-                content = source.read_bytes()
+                content = self._plan.edited.get(name) or source.read_bytes()
             except OSError as error:
                 raise CheckpointError(f"cannot be copied: {reason(error)}", file=source) from error
             path.write_bytes(content)

@@ -13,9 +13,11 @@ from belay_cli.checkpoints.companions import companions
 from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.directory import STANDARD_STEMS
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
+from belay_cli.checkpoints.lora import Pair
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import AnyPath, is_remote
 from belay_cli.errors import UsageError
+from belay_cli.plan.adapters import LORA, edited_config, of_rank, planned_updates
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
 from belay_cli.plan.layout import (
     DEFAULT_SHARD_SIZE,
@@ -26,7 +28,7 @@ from belay_cli.plan.layout import (
     lay_out,
     parse_size,
 )
-from belay_cli.plan.policies import AVERAGE, DROP, Policies, refuse_packed, without_tied
+from belay_cli.plan.policies import AVERAGE, DELTA, DROP, LAST, Policies, refuse_packed, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import rule_warnings, served_twice, tensor_warnings
 from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
@@ -51,8 +53,14 @@ class PlanOptions:
     sync: bool = True
     overwrite: bool = False
     allow_nonfinite: bool = False
+    lora: str | None = None
+    lora_rank: int | None = None
 
     def __post_init__(self) -> None:
+        if self.lora not in (None, *LORA):
+            raise UsageError(f"--lora {self.lora} is unknown", hint=f"one of: {', '.join(LORA)}")
+        if self.lora_rank is not None and (self.lora != "delta" or self.lora_rank < 1):
+            raise UsageError("--lora-rank is a number of 1 or more, and goes with --lora delta")
         if self.dtype not in OUTPUT_DTYPES:
             raise UsageError(f"--dtype {self.dtype} is unknown", hint=f"one of: {', '.join(OUTPUT_DTYPES)}")
         name, _, number = self.device.partition(":")
@@ -63,6 +71,8 @@ class PlanOptions:
     def arguments(self) -> list[str]:
         """The command-line options that the bytes of the tensors depend on."""
         words = [] if self.dtype == "same" else ["--dtype", self.dtype]
+        words += ["--lora", self.lora] if self.lora else []
+        words += ["--lora-rank", str(self.lora_rank)] if self.lora_rank else []
         return self.policies.arguments() + words + (["--allow-nonfinite"] if self.allow_nonfinite else [])
 
 
@@ -91,6 +101,8 @@ class Plan:
     shards: tuple[Shard, ...]
     outputs: tuple[PlannedOutput, ...]
     copies: tuple[str, ...]  # files of the last checkpoint's directory, relative to it
+    edited: Mapping[str, bytes]  # those of them that are written with another content
+    updates: tuple[Pair, ...]  # factors that are averaged as the update they stand for
     buffers: Buffers
     warnings: tuple[str, ...]
 
@@ -118,8 +130,9 @@ class Plan:
     def data_read(self) -> int:
         """Bytes of tensor data that the replay reads."""
         averaged = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == AVERAGE)
-        last = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action != AVERAGE)
-        return averaged * len(self.read_checkpoints) + last
+        last = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == LAST)
+        factors = sum(self.series.last.tensors[name].nbytes for pair in self.updates for name in pair)
+        return (averaged + factors) * len(self.read_checkpoints) + last
 
     @property
     def bytes_read(self) -> int:
@@ -143,6 +156,7 @@ class Plan:
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
             aliases=self.aliases,
+            lora=self.options.lora,
             fingerprints=fingerprints,
         )
 
@@ -190,7 +204,9 @@ class Plan:
         files[target.path / DOCUMENT] = len(self.document(output))
         if self.copies:
             directory = copies_from(self.series)
-            files |= {target.path / name: (directory / name).stat().st_size for name in self.copies}
+            sizes_of = {name: len(content) for name, content in self.edited.items()}
+            for name in self.copies:
+                files[target.path / name] = sizes_of.get(name) or (directory / name).stat().st_size
         return files
 
 
@@ -236,7 +252,9 @@ def make_plan(
     refuse_packed(policies, found, series.last.directory)
     if error := first_difference(series.checkpoints, policies.exempts):
         raise error
-    tensors = [_plan_tensor(tensor, options) for tensor in series.last.tensors.values()]
+    updates = planned_updates(series, options.lora, policies, found)
+    factors = {name for pair in updates for name in pair}
+    tensors = [_plan_tensor(tensor, options, tensor.name in factors) for tensor in series.last.tensors.values()]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
     if not kept:
         raise UsageError("--drop leaves no tensor", hint="drop fewer")
@@ -260,6 +278,8 @@ def make_plan(
         shards=tuple(shards),
         outputs=tuple(planned),
         copies=tuple(copies),
+        edited=edited_config(series, options.lora_rank, copies),
+        updates=updates,
         buffers=plan_buffers(
             outputs=len(outputs),
             source_bytes=_widest(tensor.source_dtype for tensor in placed),
@@ -286,8 +306,10 @@ def _all_tensors(series: Series) -> dict[str, Tensor]:
     return found
 
 
-def _plan_tensor(tensor: Tensor, options: PlanOptions) -> PlannedTensor:
-    action = options.policies.action(tensor.name, tensor.dtype)
+def _plan_tensor(tensor: Tensor, options: PlanOptions, factor: bool) -> PlannedTensor:
+    action = DELTA if factor else options.policies.action(tensor.name, tensor.dtype)
+    if factor and options.lora_rank is not None:
+        tensor = tensor._replace(shape=of_rank(tensor, options.lora_rank))
     converted = options.dtype != "same" and DTYPES[tensor.dtype].averageable
     dtype = BY_NAME[options.dtype].code if converted else tensor.dtype
     nbytes = tensor.elements * DTYPES[dtype].bits // 8

@@ -19,6 +19,7 @@ from belay_cli.errors import SeriesError, UsageError, glob_for
 _TIED = re.compile(r"(.*\.)?(lm_head|embed_out|output|decoder)\.weight")
 
 AVERAGE, LAST, DROP = "average", "last", "drop"
+DELTA = "delta"  # a factor of an update that is averaged as a product
 
 
 @dataclass(frozen=True)

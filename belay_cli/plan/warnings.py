@@ -9,7 +9,7 @@ from belay_cli.checkpoints.checkpoint import is_adapter
 from belay_cli.checkpoints.remote import content_id
 from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.plan.layout import PlannedTensor
-from belay_cli.plan.policies import AVERAGE
+from belay_cli.plan.policies import AVERAGE, DELTA
 from belay_cli.rules import Rule
 from belay_cli.rules.dynamics import Float64Array
 from belay_cli.rules.half_life import mean_spacing
@@ -66,10 +66,10 @@ def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[st
             f"BatchNorm statistics are averaged like weights ({statistics[0]} and {len(statistics) - 1} more); "
             "re-estimate them on training data: torch.optim.swa_utils.update_bn"
         )
-    if is_adapter(series.last):
+    if is_adapter(series.last) and not any(tensor.action == DELTA for tensor in tensors):
         yield (
             "these are adapters: their factors A and B are averaged apart, which is not the average of the "
-            "updates B·A they stand for; merge each into its model first for that"
+            "updates B·A they stand for; for that: --lora delta"
         )
 
 
