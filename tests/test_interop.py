@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from belay_cli import average
 from tests.conftest import belay_process
+from tests.hub_server import HubServer, hub_client
 
 STEPS = 13
 
@@ -106,3 +109,70 @@ def test_sharded_checkpoints_of_transformers_are_read(trained, tmp_path):
     a, b = load_file("a.safetensors"), load_file("b.safetensors")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_what_is_published_loads_and_verifies(trained, tmp_path, belay):
+    average([trained], "out", method="belay")
+    with HubServer({"hf_w": "write"}) as server, hub_client(server, tmp_path / "home", "hf_w"):
+        assert belay("push", "out", "org/name").code == 0
+        text = server.repo("org/name").files()["README.md"].decode()
+        assert 'AutoModelForCausalLM.from_pretrained("org/name")' in text
+        there = snapshot_download("org/name", cache_dir=tmp_path / "cache")
+    model = AutoModelForCausalLM.from_pretrained(there)
+    averaged = load_file("out/model.safetensors")
+    assert torch.equal(model.get_input_embeddings().weight, averaged["model.embed_tokens.weight"])
+    ran = belay("verify", there, "--checkpoints", trained)
+    assert ran.code == 0, ran.out
+
+
+def test_a_tied_head_that_only_some_checkpoints_have(trained, tmp_path, belay):
+    run = tmp_path / "run"
+    for step in (1, 2, 3):
+        shutil.copytree(trained / f"checkpoint-{step}", run / f"checkpoint-{step}")
+    path = run / "checkpoint-2/model.safetensors"
+    state = load_file(path)
+    assert "lm_head.weight" not in state
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, path, metadata={"format": "pt"})
+    ran = belay("average", run, "-o", "out")
+    assert ran.code == 0, ran.err
+    assert "note: lm_head.weight is only in some checkpoints; config.json says it is tied" in ran.err
+    assert "lm_head.weight" not in load_file("out/model.safetensors")
+    assert belay("verify", "out").code == 0
+    config = run / "checkpoint-3/config.json"
+    config.write_text(config.read_text().replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
+    ran = belay("average", run, "-o", "other")
+    assert ran.code == 1
+    assert "checkpoint-1: has no 'lm_head.weight', which checkpoint-2 has" in ran.err
+    assert "--drop 'lm_head.weight'" in ran.err
+
+
+PACKED = {
+    "GPTQ or AWQ": {"q.qweight": torch.ones(4, 4, dtype=torch.int32)},
+    "bitsandbytes": {"q.weight.quant_state.bitsandbytes__nf4": torch.ones(4, dtype=torch.uint8)},
+    "compressed-tensors": {"q.weight_packed": torch.ones(4, 4, dtype=torch.int32)},
+    "fp8 with scales": {"q.weight_scale_inv": torch.ones(4)},
+}
+
+
+@pytest.mark.parametrize("what", PACKED)
+def test_packed_weights_are_refused(belay, what):
+    for step in (1, 2):
+        Path(f"run/checkpoint-{step}").mkdir(parents=True)
+        save_file({**PACKED[what], "norm.weight": torch.ones(4)}, f"run/checkpoint-{step}/model.safetensors")
+    (name,) = PACKED[what]
+    ran = belay("average", "run", "-o", "out")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        f"belay: '{name}' is packed by {what}: an average of packed numbers is noise\n"
+        "       average the checkpoints from before quantization, then quantize the average\n"
+    )
+
+
+def test_packed_weights_are_known_by_the_configuration_too(belay):
+    for step in (1, 2):
+        Path(f"run/checkpoint-{step}").mkdir(parents=True)
+        save_file({"q": torch.ones(4, 4, dtype=torch.int8)}, f"run/checkpoint-{step}/model.safetensors")
+        Path(f"run/checkpoint-{step}/config.json").write_text('{"quantization_config": {"quant_method": "hqq"}}')
+    assert "'q' is packed by HQQ" in belay("average", "run", "-o", "out").err
+    assert belay("average", "run", "-o", "out", "--last", "q").code == 0
