@@ -35,8 +35,9 @@ def average(
 
     The options are those of the command line, under the names of the fields of
     `RuleOptions` (method, half_life, decay, feedback, curvature, inertia, damping_ratio, debias),
-    `Selection` (order, unit, from_step, to_step, every, allow_averages),
-    `PlanOptions` (dtype, device, max_shard_size, threads, max_memory, sync, overwrite, allow_nonfinite), and
+    `Selection` (order, unit, from_step, to_step, every, allow_averages, subfolder, state_key, source),
+    `PlanOptions` (dtype, device, max_shard_size, threads, max_memory, sync, overwrite, allow_nonfinite, lora,
+    lora_rank), and
     `average`, `last`, `drop`: globs, or lists of globs, of tensor names.
 
     With `rules`, each a RuleOptions or a mapping of its fields, and as many `outputs`, writes several

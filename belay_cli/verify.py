@@ -23,7 +23,7 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
-from belay_cli.checkpoints.lora import Pair, update_pairs
+from belay_cli.checkpoints.lora import Pair, is_linear, update_pairs
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.errors import BelayError, SeriesError
@@ -223,7 +223,7 @@ def _check_values(
 
 def _updates(record: Record, inputs: Sequence[Checkpoint], policies: Policies) -> list[Pair]:
     """The updates that were averaged as products."""
-    if record.lora != "delta":
+    if record.lora != "delta" or is_linear(inputs[-1]):
         return []
     tensors = inputs[-1].tensors
     pairs = update_pairs(inputs, tensors)

@@ -161,6 +161,7 @@ def config(change, step=300):
     [
         ({"lora_alpha": 5}, 100, "has lora_alpha 5; in checkpoint-300 it is 6, so their updates are scaled diff"),
         ({"use_rslora": True}, 200, "has use_rslora true; in checkpoint-300 it is false"),
+        ({"target_parameters": ["experts.up"]}, 300, "is an adapter of the kind LoRA on single parameters (experts)"),
         ({"use_dora": True}, 300, "is an adapter of the kind DoRA, whose update is no product B·A"),
         ({"peft_type": "LOHA"}, 300, 'is an adapter of the kind "LOHA", whose update is no product'),
     ],
@@ -172,6 +173,26 @@ def test_what_delta_refuses(belay, change, step, said):
     assert ran.code == 1
     assert said in ran.err
     assert os.listdir(".") == ["run"]
+
+
+@pytest.mark.parametrize("choice", [[], ["--lora", "delta"], ["--lora", "factors"]])
+def test_what_is_linear_needs_no_choice(belay, choice):
+    from peft import IA3Config, get_peft_model
+
+    for seed, step in enumerate(STEPS):
+        torch.manual_seed(seed)
+        config = IA3Config(target_modules=["first", "second"], feedforward_modules=["second"], init_ia3_weights=False)
+        get_peft_model(Net(), config).save_pretrained(f"run/checkpoint-{step}")
+    ran = belay("average", "run", "-o", "out", *choice)
+    assert (ran.code, ran.err.count("warning")) == (0, 0), ran.err
+    assert belay("verify", "out").code == 0
+
+
+def test_another_rank_after_an_orthogonal_beginning(belay):
+    run(modules=("first", "second"), init_lora_weights="orthogonal")
+    report = average(["run"], "out", half_life="60%", lora="delta", lora_rank=5)
+    assert len(updates(loaded("out"))) == 2
+    assert report.discarded_energy < 0.5
 
 
 def test_dora_is_known_by_its_tensors(belay):

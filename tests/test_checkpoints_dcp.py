@@ -30,7 +30,9 @@ from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.storage import OpenFiles, Stored, StoredFile, open_file
 from belay_cli.errors import CheckpointError
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore::FutureWarning:torch")
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+OTHER_NAMES = {torch.float8_e4m3fn: "float8_e4m3", torch.float8_e8m0fnu: "float8_e8m0"}
 
 
 # ---- reading, and the oracle
@@ -71,7 +73,7 @@ def plain(tensors):
     """The same of tensors of torch."""
     return {
         name: (
-            str(tensor.dtype).removeprefix("torch.").replace("e4m3fn", "e4m3").replace("fnuuz", "fnuz"),
+            OTHER_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")),
             tuple(tensor.shape),
             tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
         )
@@ -177,16 +179,12 @@ def test_every_dtype_and_layout(tmp_path):
         "large": torch.randn(300, 301),
     }
     directory = save(tmp_path / "x", state)
-    found = contents(read(directory))
-    expected = plain(loaded(directory))
-    expected[str(torch.float8_e8m0fnu)] = ("float8_e8m0", *expected[str(torch.float8_e8m0fnu)][1:])
-    assert found == expected
-    assert found.keys() == state.keys()
+    assert contents(read(directory)) == plain(state) == plain(loaded(directory))
 
 
 class App(dcp.stateful.Stateful):
     def state_dict(self):
-        return {"model": MODEL, "optim": STATE, "step": torch.tensor(3), "epoch": 2}
+        return {"model": MODEL, "optim": STATE, "epoch": 2}
 
     def load_state_dict(self, state):
         raise NotImplementedError
@@ -313,7 +311,7 @@ WORKER = """
 
     def net():
         torch.manual_seed(0)
-        linear = torch.nn.Linear(6, 5, dtype=torch.bfloat16), torch.nn.Linear(5, 1)
+        linear = torch.nn.Linear(6, 5), torch.nn.Linear(5, 1)
         return torch.nn.Sequential(*linear, torch.nn.BatchNorm1d(7), torch.nn.Conv2d(3, 3, 2))
 
     def stepped(model):
@@ -372,6 +370,7 @@ def test_shards_of_two_processes(tmp_path):
         assert {file.path.name for file in weights.files} == {".metadata", "__0_0.distcp", "__1_0.distcp"}
     pieces = {tensor.name: tensor.stored for tensor in read(tmp_path / "fully_shard").tensors}
     assert [piece.sizes for piece in pieces["0.weight"].pieces] == [(3, 6), (2, 6)]
+    assert isinstance(pieces["1.weight"], Stored)  # one row: nothing of it for the second process
     columns = {tensor.name: tensor.stored for tensor in read(tmp_path / "tensors").tensors}["columns"]
     assert isinstance(columns, StoredPieces)
     with OpenFiles(2) as files:
@@ -455,7 +454,7 @@ class ByName(pickle.Pickler):
         return NotImplemented
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_enumerations_of_python_3_11(tmp_path, protocol):
     directory = save(tmp_path / "x", MODEL)
     found = pickle.loads((directory / ".metadata").read_bytes())
@@ -489,13 +488,11 @@ def test_saves_that_did_not_finish(tmp_path):
     assert error.hint == "the save did not finish; leave the checkpoint out"
     (tmp_path / "metadata").rename(directory / ".metadata")
     (directory / "__0_0.distcp").unlink()
-    message = "cannot be opened: no such file or directory; it should hold 'model.conv."
-    refused(directory, message, file="__0_0.distcp", tensor=next(name for name in error_names(directory)))
-
-
-def error_names(directory):
-    """The names in the checkpoint, in the order in which their places are written."""
-    return [index.fqn for index in pickle.loads((directory / ".metadata").read_bytes()).storage_data]
+    first = next(iter(pickle.loads((directory / ".metadata").read_bytes()).storage_data)).fqn
+    message = f"puts {first!r} into __0_0.distcp, which is not there"
+    refused(directory, message, file=".metadata", tensor=first)
+    (directory / "__0_0.distcp").mkdir()
+    refused(directory, message, file=".metadata", tensor=first)
 
 
 def place_of(found, name="w"):
@@ -569,10 +566,11 @@ LIES = [
     (cut(), "cannot be right: of 'w' a piece is missing"),
     (cut(((0, 0), (3, 5))), "cannot be right: of 'w' a piece is missing"),
     (cut(((0, 0), (4, 5)), ((0, 0), (4, 5))), "cannot be right: of 'w' two pieces overlap"),
-    (cut(((0, 0), (3, 5)), ((2, 0), (1, 5))), "cannot be right: of 'w' a piece is missing"),
+    (cut(((0, 0), (3, 5)), ((2, 0), (1, 5))), "cannot be right: of 'w' two pieces overlap"),
     (cut(((1, 0), (4, 5))), "cannot be right: of 'w' a piece reaches outside it"),
     (cut(((0,), (20,))), "cannot be right: of 'w' a piece has another number of dimensions"),
-    (cut(((0, 0), (2, 5)), ((2, 0), (2, 5))), "cannot be right: a piece of 'w' is nowhere"),
+    (cut(((2, 0), (2, 5)), ((0, 0), (2, 5))), "cannot be right: a piece of 'w' is nowhere"),
+    (of_size(20), "cannot be right: a piece of 'w' is nowhere"),
     (elsewhere, "cannot be right: a piece of 'w' is nowhere"),
     (lambda found: found.storage_data.clear(), "cannot be right: a piece of 'w' is nowhere"),
     (lambda found: setattr(found.state_dict_metadata["w"], "chunks", None), "cannot be right: 'w' has no list of pie"),
@@ -644,7 +642,7 @@ PIECES = [
     (moved(offset=(1 << 63) - 1), "is cut short: 'w' should lie in it up to byte "),
     (of_dtype(torch.bfloat16), "holds a piece of 'w' that is not 4×5 of bfloat16, as the metadata says"),
     (of_dtype(torch.int32), "holds a piece of 'w' that is not 4×5 of int32, as the metadata says"),
-    (of_size(20), "holds a piece of 'w' that is not 20 of float32, as the metadata says"),
+    (cut(((0, 0), (2, 5)), ((2, 0), (2, 5))), "holds a piece of 'w' that is not 2×5 of float32, as the metadata says"),
     (of_size(5, 4), "holds a piece of 'w' that is not 5×4 of float32, as the metadata says"),
     (of_size(1 << 40, 1 << 20), "holds a piece of 'w' that is not 1099511627776×1048576 of float32"),
 ]
@@ -687,6 +685,7 @@ class Payload:
 GRID = torch.arange(20.0).reshape(4, 5)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -696,14 +695,15 @@ GRID = torch.arange(20.0).reshape(4, 5)
         (compressed(blob(GRID)), "that is compressed ("),
         (blob({"w": GRID}), "that is no tensor"),
         (blob([GRID]), "that is no tensor"),
-        (blob(GRID.to_sparse()), "that is sparse"),
+        (lambda: blob(GRID.to_sparse()), "that is sparse"),
         (blob(torch.zeros(1).expand(4, 5)), "that reaches outside its bytes: it needs 80 and has 4"),
-        (blob(torch.quantize_per_tensor(GRID, 1.0, 0, torch.qint8)), "that is quantized"),
+        (lambda: blob(torch.quantize_per_tensor(GRID, 1.0, 0, torch.qint8)), "that is quantized"),
         (blob(GRID.double()), "that is not 4×5 of float32, as the metadata says"),
         (blob(GRID.T), "that is not 4×5 of float32, as the metadata says"),
     ],
 )
 def test_pieces_that_are_something_else(small, tmp_path, value, message):
+    value = value() if callable(value) else value  # what warns is made inside the test
     refused(with_piece(small, tmp_path, value), f"holds a piece of 'w' {message}", file="other.distcp", tensor="w")
 
 
@@ -713,6 +713,15 @@ def test_a_piece_in_other_orders(small, tmp_path):
         value = compressed(blob(GRID), zipfile.ZIP_STORED) if view is compressed else blob(view)
         expected = plain({"w": GRID if view is compressed else view})
         assert contents(read(with_piece(small, tmp_path / str(number), value)))["w"] == expected["w"]
+
+
+def test_strides_that_say_nothing(tmp_path):
+    odd = torch.arange(20.0).as_strided((1, 4, 5), (1 << 62, 1, 4))
+    directory = save(tmp_path / "x", {"w": odd.contiguous()})
+    data = blob(odd)
+    (directory / "__0_0.distcp").write_bytes(data)
+    rewritten(directory, moved(offset=0, length=len(data)))
+    assert contents(read(directory)) == plain({"w": odd})
 
 
 def test_pieces_in_safetensors(tmp_path):
@@ -725,19 +734,18 @@ def test_pieces_in_safetensors(tmp_path):
 # ---- hostile files
 
 
-def test_a_payload_does_not_run(small, tmp_path):
-    for number, protocol in enumerate((0, 1, 2, 4, 5)):
-        (tmp_path / str(number)).mkdir()
-        directory = copied(small, tmp_path / str(number))
-        rewritten(directory, attribute("storage_meta", Payload(tmp_path / "ran")), protocol)
-        error = refused(
-            directory, "needs more than its own classes to be read: it would import pathlib.", file=".metadata"
-        )
-        assert "Path.touch" in error.message or protocol < 4
-        blob_path = tmp_path / f"p{number}"
-        blob_path.mkdir()
-        message = "holds a piece of 'w' that would import "
-        refused(with_piece(small, blob_path, blob(Payload(tmp_path / "ran"))), message, file="other.distcp", tensor="w")
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_payload_does_not_run(small, tmp_path, protocol):
+    directory = copied(small, tmp_path)
+    rewritten(directory, attribute("storage_meta", Payload(tmp_path / "ran")), protocol)
+    error = refused(directory, "needs more than its own classes to be read: it would import ", file=".metadata")
+    assert "pathlib.Path" in error.message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_payload_in_a_piece_does_not_run(small, tmp_path):
+    directory = with_piece(small, tmp_path, blob(Payload(tmp_path / "ran")))
+    refused(directory, "holds a piece of 'w' that would import ", file="other.distcp", tensor="w")
     assert not (tmp_path / "ran").exists()
 
 

@@ -257,3 +257,20 @@ def test_a_diffusers_run(belay):
     assert "holds several models: unet, vae\n       choose one of them: --subfolder unet\n" in ran.err
     ran = belay("average", "run", "-o", "third", "--subfolder", "text_encoder")
     assert "holds no weights in text_encoder\n       it has weights in: unet, vae" in ran.err
+
+
+def test_more_dcp_files_than_may_be_open(tmp_path):
+    from torch.distributed import checkpoint as dcp
+
+    state = {f"w{i}": torch.full((3,), float(i)) for i in range(300)}
+    writer = dcp.FileSystemWriter("run/step-1", single_file_per_rank=False)
+    dcp.save({"model": state}, storage_writer=writer)
+    assert len(list(Path("run/step-1").glob("*.distcp"))) == 300
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+        "from belay_cli import average; average(['run/step-1'], 'out', threads=2)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    same(load_file("out/model.safetensors"), state)

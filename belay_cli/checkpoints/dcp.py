@@ -27,7 +27,7 @@ from belay_cli.checkpoints.torch_pickle import ALLOWED, Unreadable, View, read_o
 from belay_cli.checkpoints.torch_zip import listed, open_archive, short
 from belay_cli.errors import CheckpointError
 
-_READERS = 8  # small reads, one after the other in each piece
+READERS = 8  # small reads, one after the other in each piece
 _MOST_PIECES = 1_000_000  # of one tensor
 _HEAD, _TAIL = 4096, 66_000  # bytes at the ends of a piece that hold its headers, and the directory of its archive
 _COPY_AGAIN = "the save is incomplete or damaged; copy it again, or leave the checkpoint out"
@@ -115,12 +115,15 @@ def _allowed() -> Mapping[str, Any]:
 _ALLOWED = _allowed()
 
 _TORCH_NAMES = {code: name for name, code in CODES.items()}
-# The stand-in of a dtype in `.metadata`, its name in torch, and what it is here.
-_DTYPES = tuple(
-    (ALLOWED[f"torch.{name}"], name, dtype)
-    for code, dtype in DTYPES.items()
-    if f"torch.{(name := _TORCH_NAMES.get(code, dtype.name))}" in ALLOWED
-)
+
+
+def _dtypes() -> list[tuple[Any, str, Dtype]]:
+    """The stand-in of each dtype in `.metadata`, its name in torch, and what it is here."""
+    names = ((_TORCH_NAMES.get(code, dtype.name), dtype) for code, dtype in DTYPES.items())
+    return [(ALLOWED[f"torch.{name}"], name, dtype) for name, dtype in names if f"torch.{name}" in ALLOWED]
+
+
+_DTYPES = _dtypes()
 
 
 def read_dcp(
@@ -142,8 +145,8 @@ def read_dcp(
     entries, paths, storage = (_mapping(file, metadata, name) for name in _FIELDS)
     names, notes = _model_names(file, directory, entries, paths, state_key)
     places = _places(file, storage, set(names.values()))
-    opened = _opened(read, places)
-    with ThreadPoolExecutor(_READERS) as readers:
+    opened = _opened(file, directory, read, places)
+    with ThreadPoolExecutor(READERS) as readers:
         found = readers.map(
             lambda name: _tensor(file, name, names[name], entries[names[name]], places.get(names[name], {}), opened),
             names,
@@ -270,7 +273,7 @@ def _tops(tensors: Iterable[tuple[_Path, str]]) -> list[str]:
 
 def _left_out(others: list[str], whole: bool) -> list[str]:
     """Notes about entries of a model that are no tensors; beside a model at the top lies what is none of it."""
-    states = [name for name in others if name.endswith("_extra_state")]
+    states = [name for name in others if "_extra_state" in name.split(".")]
     rest = [name for name in others if name not in set(states)] if whole else []
     notes = [f"leaves out {len(states)} _extra_state, no tensors: {listed(states[:1])}"] if states else []
     return notes + ([f"leaves out what is no tensor: {listed(rest)}"] if rest else [])
@@ -354,25 +357,25 @@ def _shown(value: Any) -> str:
 
 
 def _opened(
-    read: Callable[[str], tuple[StoredFile, ReadAt]], places: Mapping[str, Mapping[Any, _Place]]
+    file: StoredFile,
+    directory: AnyPath,
+    read: Callable[[str], tuple[StoredFile, ReadAt]],
+    places: Mapping[str, Mapping[Any, _Place]],
 ) -> dict[str, tuple[StoredFile, ReadAt]]:
-    """The files that hold pieces, by name. Raises CheckpointError with a tensor that lies in the file."""
+    """The files that hold pieces, by name."""
     first: dict[str, str] = {}
     for fqn, pieces in places.items():
         for place in pieces.values():
             first.setdefault(place.name, fqn)
-    opened = {}
     for name, fqn in sorted(first.items()):
-        try:
-            opened[name] = read(name)
-        except CheckpointError as error:
+        if not (directory / name).is_file():
             raise CheckpointError(
-                f"{error.message}; it should hold {short(fqn)}",
-                file=error.file or name,
+                f"puts {short(fqn)} into {name}, which is not there",
+                file=file.path,
                 tensor=fqn,
-                hint=error.hint or _COPY_AGAIN,
-            ) from error
-    return opened
+                hint="copy the missing file, or leave the checkpoint out",
+            )
+    return {name: read(name) for name in sorted(first)}
 
 
 def _tensor(
@@ -431,12 +434,13 @@ def _piece(
     if view.dtype != torch_name or view.shape != sizes:
         raise _wrong(stored, fqn, f"is not {shape_text(sizes)} of {torch_name}, as the metadata says")
     itemsize = dtype.bits // 8
-    last = view.offset + sum((n - 1) * stride for n, stride in zip(sizes, view.strides, strict=True))
+    strides = tuple(stride if n > 1 else 0 for n, stride in zip(sizes, view.strides, strict=True))
+    last = view.offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
     # The writer stores each element by itself. Else a few bytes could be said to be a tensor of any size.
     needed = max(last + 1, math.prod(sizes)) * itemsize
-    if min((view.offset, *view.strides)) < 0 or needed > view.storage.nbytes:
+    if min((view.offset, *strides)) < 0 or needed > view.storage.nbytes:
         raise _wrong(stored, fqn, f"reaches outside its bytes: it needs {short(needed)} and has {view.storage.nbytes}")
-    return Piece(stored, place.begin + data + view.offset * itemsize, starts, sizes, view.strides)
+    return Piece(stored, place.begin + data + view.offset * itemsize, starts, sizes, strides)
 
 
 def _view(fqn: str, stored: StoredFile, place: _Place, read: ReadAt) -> tuple[View, int]:

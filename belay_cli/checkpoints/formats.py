@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any
 
-from belay_cli.checkpoints.dcp import read_dcp
+from belay_cli.checkpoints.dcp import READERS, read_dcp
 from belay_cli.checkpoints.directory import (
     STANDARD_STEMS,
     SUFFIX,
@@ -21,7 +22,7 @@ from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.foreign import no_weights, not_a_checkpoint, recognise
 from belay_cli.checkpoints.pieces import StoredPieces
 from belay_cli.checkpoints.safetensors_header import Tensor, read_header
-from belay_cli.checkpoints.storage import AnyPath, ReadAt, Stored, StoredFile, open_file
+from belay_cli.checkpoints.storage import AnyPath, OpenFiles, ReadAt, Stored, StoredFile, open_file, open_files
 from belay_cli.checkpoints.torch_file import plain_names, read_torch_file
 from belay_cli.checkpoints.weights import Opening, Weights, safetensors_weights
 from belay_cli.errors import CheckpointError, UsageError
@@ -90,11 +91,25 @@ def _torch_weights(paths: list[AnyPath], stem: str, directory: AnyPath | None, o
 
 def _dcp_weights(directory: AnyPath, opening: Opening) -> Weights:
     with contextlib.ExitStack() as opened:
+        threads = threading.local()
+
+        def files() -> OpenFiles:  # a run of hundreds of ranks has more files than may be open at once
+            if not hasattr(threads, "files"):
+                threads.files = opened.enter_context(OpenFiles(open_files(READERS + 1)))
+            found: OpenFiles = threads.files
+            return found
 
         def read(name: str) -> tuple[StoredFile, ReadAt]:
-            file = open_file(directory / name)
-            opened.callback(file.close)
-            return StoredFile(directory / name, file.size), file.read_at
+            path = directory / name
+            with open_file(path) as file:
+                stored = StoredFile(path, file.size)
+
+            def read_at(offset: int, count: int) -> bytes:
+                buffer = bytearray(count)
+                files().read_into(stored, memoryview(buffer), offset)
+                return bytes(buffer)
+
+            return stored, read_at
 
         found = read_dcp(directory, read, state_key=opening.state_key)
     return _weights(found.files, [found], "model", directory, step=None)

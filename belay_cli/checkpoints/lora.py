@@ -33,9 +33,18 @@ _VARIANTS = {
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
     "arrow_config": "Arrow",
+    "target_parameters": "LoRA on single parameters (experts)",
 }
+# Types that change the model by something linear in every tensor they store: the plain average of these is exact.
+_LINEAR = frozenset(
+    {
+        *("BEFT", "C3A", "CARTRIDGE", "FOURIERFT", "IA3", "LN_TUNING", "MISS", "P_TUNING", "PREFIX_TUNING"),
+        *("PROMPT_TUNING", "SHIRA", "TINYLORA", "TRAINABLE_TOKENS", "WAVEFT"),
+    }
+)
 # Ways to begin that take s·B₀·A₀ out of the base weights; peft repeats that when it loads, by the configuration's r.
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva")
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
+_PARTICULAR_ABOUT_RANKS = ("orthogonal", "mica")  # of which peft accepts some only, though nothing depends on them then
 _MERGE = "merge each adapter into its model and average the models, or --lora factors"
 
 
@@ -62,6 +71,13 @@ def adapter_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SeriesError("is no configuration of an adapter", file=path, hint="save the adapter again")
     return found
+
+
+def is_linear(checkpoint: Checkpoint) -> bool:
+    """Whether an adapter is of a type whose update is linear in its tensors, so that their average is the update's."""
+    path = checkpoint.directory / ADAPTER_CONFIG if checkpoint.directory else None
+    known = path is not None and path.is_file()
+    return known and str(adapter_config(checkpoint).get("peft_type")).upper() in _LINEAR
 
 
 def update_pairs(checkpoints: Sequence[Checkpoint], tensors: Mapping[str, Tensor]) -> tuple[Pair, ...]:
@@ -136,7 +152,8 @@ def with_rank(config: Mapping[str, Any], rank: int) -> dict[str, Any]:
     if type(r) is not int or r < 1 or not isinstance(alpha, int | float):
         raise UsageError(f"--lora-rank needs r and lora_alpha in {ADAPTER_CONFIG}")
     scaled = alpha * (math.sqrt(rank / r) if config.get("use_rslora") else rank / r)
-    return {**config, "r": rank, "lora_alpha": int(scaled) if scaled == int(scaled) else scaled}
+    changed = {**config, "r": rank, "lora_alpha": int(scaled) if scaled == int(scaled) else scaled}
+    return {**changed, "init_lora_weights": True} if begun in _PARTICULAR_ABOUT_RANKS else changed
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import is_adapter
-from belay_cli.checkpoints.lora import ADAPTER_CONFIG, Pair, adapter_config, update_pairs, with_rank
+from belay_cli.checkpoints.lora import ADAPTER_CONFIG, Pair, adapter_config, is_linear, update_pairs, with_rank
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.errors import SeriesError, UsageError
 from belay_cli.plan.policies import AVERAGE, Policies
@@ -23,6 +23,8 @@ def planned_updates(
     if not is_adapter(series.last):
         if lora:
             raise UsageError(f"--lora {lora} is for adapters, and these are none", hint="leave it out")
+        return ()
+    if is_linear(series.last):
         return ()
     if lora is None:
         raise SeriesError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import is_adapter
+from belay_cli.checkpoints.lora import is_linear
 from belay_cli.checkpoints.remote import content_id
 from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.plan.layout import PlannedTensor
@@ -66,7 +67,7 @@ def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[st
             f"BatchNorm statistics are averaged like weights ({statistics[0]} and {len(statistics) - 1} more); "
             "re-estimate them on training data: torch.optim.swa_utils.update_bn"
         )
-    if is_adapter(series.last) and not any(tensor.action == DELTA for tensor in tensors):
+    if is_adapter(series.last) and not is_linear(series.last) and not any(tensor.action == DELTA for tensor in tensors):
         yield (
             "these are adapters: their factors A and B are averaged apart, which is not the average of the "
             "updates B·A they stand for; for that: --lora delta"
