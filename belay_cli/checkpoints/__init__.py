@@ -19,7 +19,8 @@ foreign             what cannot be read, and how to get from there
 lora                the factors of adapters, and what scales their product
 quantized           weights whose numbers mean nothing by themselves
 differing           integers that are not the same everywhere
-storage             positioned reads
+local               a file of this machine
+storage             positioned reads, here or elsewhere
 dtypes              the element types
 """
 

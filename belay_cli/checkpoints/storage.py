@@ -6,19 +6,15 @@ a process may have.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
+from belay_cli.checkpoints.local import LocalFile
 from belay_cli.checkpoints.remote import RemoteFile, open_remote
 from belay_cli.checkpoints.remote.path import RemotePath
-from belay_cli.errors import CheckpointError
-
-# One call moves at most 2,147,479,552 bytes on Linux.
-_LARGEST_READ = 1 << 30
 
 AnyPath: TypeAlias = Path | RemotePath
 ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, or a CheckpointError
@@ -37,57 +33,6 @@ class StoredFile:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-class LocalFile:
-    """A file of this machine, open for positioned reads by one thread or several."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises CheckpointError with the reason in words."""
-        if path.exists() and not path.is_file():  # a pipe would block for ever
-            raise CheckpointError("is not a file", file=path)
-        self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            self.size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise CheckpointError(f"cannot be opened: {reason(error)}", file=path) from error
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-        done, total = 0, buffer.nbytes
-        while done < total:
-            # As a rule one call fills the buffer whole: threads share the interpreter, so each step here counts.
-            part = buffer if not done and total <= _LARGEST_READ else buffer[done : done + _LARGEST_READ]
-            try:
-                count = os.preadv(self._descriptor, [part], offset + done)
-            except OSError as error:
-                raise CheckpointError(f"cannot be read: {reason(error)}", file=self._path) from error
-            if count == 0:
-                raise CheckpointError(
-                    f"ends at byte {offset + done}, though its header promises more",
-                    file=self._path,
-                    hint="the file changed or is cut short; copy it again",
-                )
-            done += count
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """`count` bytes from byte `offset`. The caller has checked that the file is that long."""
-        buffer = bytearray(count)
-        self.read_into(memoryview(buffer), offset)
-        return bytes(buffer)
-
-    def close(self) -> None:
-        """Close it, once."""
-        os.close(self._descriptor)
-
-    def __enter__(self) -> LocalFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 def open_file(path: AnyPath) -> LocalFile | RemoteFile:
     """The file for reading. Raises CheckpointError."""
     return open_remote(path) if isinstance(path, RemotePath) else LocalFile(path)
@@ -96,11 +41,6 @@ def open_file(path: AnyPath) -> LocalFile | RemoteFile:
 def is_remote(path: AnyPath) -> bool:
     """Whether a file is read over a network."""
     return isinstance(path, RemotePath)
-
-
-def reason(error: OSError) -> str:
-    """What the operating system says, without the path and the number."""
-    return (error.strerror or str(error)).lower()
 
 
 class OpenFiles:

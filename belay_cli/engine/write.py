@@ -18,7 +18,7 @@ from pathlib import Path
 
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
-from belay_cli.checkpoints.storage import reason
+from belay_cli.checkpoints.local import reason
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.digest import TensorDigests
 from belay_cli.errors import CheckpointError, OutputError

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from belay_cli.checkpoints.local import LocalFile
 from belay_cli.checkpoints.remote.fsspec import StoreSource
 from belay_cli.checkpoints.remote.hub import HubSource, hub_url, parse_hub
 from belay_cli.checkpoints.remote.path import RemotePath
@@ -82,15 +83,13 @@ def _web(url: str, listings: dict[str, Tree] | None) -> RemotePath | Path:
 
 
 class RemoteFile:
-    """A file open for positioned reads, used as storage.LocalFile is.
+    """A file open for positioned reads, used as local.LocalFile is.
 
     Any number of threads may share one, or each have its own: what they know of the server is shared either way.
     """
 
     def __init__(self, path: RemotePath) -> None:
         """Asks for nothing but the listing. Raises CheckpointError if the path is not a file."""
-        from belay_cli.checkpoints.storage import LocalFile  # which opens remote files, and so imports this module
-
         self.path, self.size = path, path.entry.size
         self._reader = path.tree.reader(path.inner)
         self._cached = LocalFile(self._reader) if isinstance(self._reader, Path) else None
