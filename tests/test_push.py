@@ -443,3 +443,14 @@ def test_options_of_the_hub_need_a_destination(server, client, belay, tmp_path):
     ran = belay("average", make_run(tmp_path / "run"), "--private")
     assert ran.code == 2
     assert ran.err == "belay: --private goes with --push-to-hub\n"
+
+
+def test_a_branch_that_moved_on_during_the_run(server, client, belay, tmp_path, monkeypatch):
+    from belay_cli import api
+
+    repo, run = server.make_repo("org/name", {"main": {"a.txt": b"1"}}), api.run
+    monkeypatch.setattr(api, "run", lambda *given, **more: (repo.write({"a.txt": b"2"}), run(*given, **more))[1])
+    ran = belay("average", make_run(tmp_path / "run"), "-o", "out", "--push-to-hub", "org/name")
+    assert ran.code == 0, ran.err
+    assert repo.files()["a.txt"] == b"2"
+    assert "model.safetensors" in repo.files()

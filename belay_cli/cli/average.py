@@ -137,7 +137,10 @@ def _average(dry_run: bool, push_to_hub: str | None, summary: Path | None, **opt
         (done,) = api.run(plan, warn=console.warn, note=console.note, progress=progress)
     if summary:
         summaries.append(summary, summaries.of_average(plan, done))
-    published = publication.publish(plan.outputs[0].target.path) if publication else None
+    published = None
+    if publication:
+        publication.look()  # a run may take hours, and the branch may have moved on
+        published = publication.publish(plan.outputs[0].target.path)
     if summary and published:
         summaries.append(summary, summaries.of_push(published))
     console.finished(done, published)

@@ -134,6 +134,7 @@ class Publication:
         from belay_cli.publish.contents import contents
         from belay_cli.publish.results import read_eval_results
 
+        results = read_eval_results(eval_results) if eval_results else None  # before the long part
         document = self._checked(output)
         remote, hub = self._remote, self._hub
         uploads, notes = contents(
@@ -141,7 +142,7 @@ class Publication:
             document,
             repo_id=hub.repo_id,
             published_card=hub.read(README, remote.parent) if remote.parent and README in remote.files else None,
-            eval_results=read_eval_results(eval_results) if eval_results else None,
+            eval_results=results,
             exclude=exclude,
         )
         for note in notes:

@@ -45,6 +45,7 @@ class Ahead:
         if not any(is_remote(file.path) for checkpoint in plan.series.checkpoints for file in checkpoint.files):
             return
         self._local = threading.local()
+        self._opened: list[OpenFiles] = []
         self._lock = threading.Lock()
         self._parts = _parts(plan, n)
         self._reading: dict[tuple[int, int], Future[bytearray]] = {}
@@ -81,6 +82,7 @@ class Ahead:
         files = getattr(self._local, "files", None)
         if files is None:
             files = self._local.files = OpenFiles(_OPEN)
+            self._opened.append(files)
         buffer = bytearray(part.chunk.nbytes(part.chunk.tensor.source_dtype))
         read_part(part.chunk, part.source, files, memoryview(buffer))
         return buffer
@@ -89,6 +91,8 @@ class Ahead:
         """Let what is being read end, and read no more."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            for files in self._opened:
+                files.close()
 
     def __enter__(self) -> Ahead:
         return self
