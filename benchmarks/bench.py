@@ -20,7 +20,18 @@ from pathlib import Path
 from statistics import median
 
 from measure import Run, describe_machine, machine, memory_bytes, run_process, table
-from peers import BELAY, FLOOR, HAND_WRITTEN, Peer, belay, floor, hand_written, mergekit
+from peers import (
+    BELAY,
+    FLOOR,
+    HAND_WRITTEN,
+    WITHOUT_DIGESTS,
+    Peer,
+    belay,
+    floor,
+    hand_written,
+    mergekit,
+    without_digests,
+)
 
 _HERE = Path(__file__).resolve().parent
 _MIB = 1 << 20
@@ -53,7 +64,7 @@ def main() -> None:
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that gigabytes are not left in the temporary directory
     with work_directory(options.work, keep=options.keep) as work:
-        text, figures = measure_memory(options, work) if options.memory_only else measure_peers(options, work)
+        text, figures = options.measure(options, work)
     print(text)
     if options.outputs_table:
         options.outputs_table.write_text(text + "\n")
@@ -70,7 +81,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=_at_least(1), default=20)
     parser.add_argument("--runs", type=_at_least(1), default=5)
     parser.add_argument("--mergekit", type=_executable, metavar="MERGEKIT_YAML", help="its executable: measure it too")
-    parser.add_argument("--memory-only", action="store_true", help="belay's peak memory, and that of 3 × --checkpoints")
+    what = parser.add_mutually_exclusive_group()
+    what.set_defaults(measure=measure_peers)
+    for option, measurement, text in (
+        ("--memory-only", measure_memory, "belay's peak memory, and that of 3 × --checkpoints"),
+        ("--digests-only", measure_digests, "what the digests cost: belay with and without them"),
+    ):
+        what.add_argument(option, dest="measure", action="store_const", const=measurement, help=text)
     parser.add_argument("--outputs-table", type=Path, metavar="FILE", help="write what is printed there too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     return parser.parse_args()
@@ -81,11 +98,7 @@ def measure_peers(options: argparse.Namespace, work: Path) -> tuple[str, dict[st
     scratch = work / SCRATCH
     with series(work, options.checkpoints, options.layers) as inputs:
         peers, agreement = prepare(scratch, inputs, options.mergekit)
-        runs: Runs = {peer.name: [] for peer in peers}
-        for number in range(options.runs):
-            say(f"round {number + 1} of {options.runs}")
-            for peer in peers:
-                runs[peer.name].append(measure(peer, scratch))
+        runs = rounds(peers, options.runs, scratch)
     found = requirements(runs)
     heading = f"{series_words(inputs)}, one output, {options.runs} rounds\n{describe_machine()}"
     lines = [heading, "", peer_table(runs), "", f"belay and the hand-written loop: {agreement}", *map(str, found)]
@@ -120,6 +133,16 @@ def prepare(scratch: Path, inputs: Sequence[Path], mergekit_yaml: Path | None) -
     return peers, agreement
 
 
+def rounds(peers: Sequence[Peer], count: int, scratch: Path) -> Runs:
+    """The peers in turn, `count` times."""
+    runs: Runs = {peer.name: [] for peer in peers}
+    for number in range(count):
+        say(f"round {number + 1} of {count}")
+        for peer in peers if number % 2 == 0 else reversed(peers):
+            runs[peer.name].append(measure(peer, scratch))
+    return runs
+
+
 def measure(peer: Peer, scratch: Path) -> Run:
     """One run, from a disk that has nothing left to write; its output is removed."""
     remove(peer.output)
@@ -152,6 +175,25 @@ def measure_memory(options: argparse.Namespace, work: Path) -> tuple[str, dict[s
     rows = [[str(count), f"{peak / _MIB:.1f}"] for count, peak in peaks.items()]
     text = f"{heading}\n\n{table(['checkpoints', 'peak, MiB'], rows)}\n\nfrom {few} to {many}: {change:+.1f} %"
     return text, {"peak_bytes": peaks, "change_percent": change}
+
+
+def measure_digests(options: argparse.Namespace, work: Path) -> tuple[str, dict[str, object]]:
+    """belay with and without digests in turn, `--runs` times."""
+    scratch = work / SCRATCH
+    with series(work, options.checkpoints, options.layers) as inputs:
+        run = inputs[0].parent.parent
+        peers = [belay(run, scratch / "output"), without_digests(run, scratch / "output")]
+        for peer in peers:
+            say(f"warming up: {peer.name}")
+            measure(peer, scratch)
+        runs = rounds(peers, options.runs, scratch)
+    rows = [[name, f"{median(run.seconds for run in own):.2f}"] for name, own in runs.items()]
+    cost = 100 * (ratio(runs, BELAY, WITHOUT_DIGESTS) - 1)
+    found = Requirement("digests at most 5 % of a run", cost, 5, "%")
+    heading = f"{series_words(inputs)}, one output, {options.runs} rounds\n{describe_machine()}"
+    text = f"{heading}\n\n{table(['', 'wall, s'], rows)}\n\n{found}"
+    seconds = {name: [run.seconds for run in own] for name, own in runs.items()}
+    return text, {"series": series_figures(inputs), "seconds": seconds, "cost_percent": cost}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from measure import ROOT
 
 DECAY = 0.9
 BELAY, HAND_WRITTEN, FLOOR, MERGEKIT = "belay", "hand-written", "floor", "mergekit"
+WITHOUT_DIGESTS = "without digests"
 
 _HERE = Path(__file__).resolve().parent
 
@@ -36,10 +37,19 @@ class Peer:
 
 def belay(series: Path, output: Path) -> Peer:
     """This checkout of belay, whatever else is installed."""
+    return _belay(BELAY, ["-m", "belay_cli"], series, output)
+
+
+def without_digests(series: Path, output: Path) -> Peer:
+    """The same, but it writes zeros in place of the digests."""
+    return _belay(WITHOUT_DIGESTS, [str(_HERE / "without_digests.py")], series, output)
+
+
+def _belay(name: str, program: Sequence[str], series: Path, output: Path) -> Peer:
     options = ["--decay", str(DECAY), "--unit", "checkpoint", "--overwrite", "-q", "--device", "cpu"]
-    command = [sys.executable, "-m", "belay_cli", "average", str(series), "-o", str(output), *options]
+    command = [sys.executable, *program, "average", str(series), "-o", str(output), *options]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return Peer(BELAY, command, output, output / "model.safetensors", {**os.environ, "PYTHONPATH": path})
+    return Peer(name, command, output, output / "model.safetensors", {**os.environ, "PYTHONPATH": path})
 
 
 def hand_written(series: Path, output: Path) -> Peer:

@@ -335,9 +335,10 @@ def test_a_program_keeps_its_number_of_torch_threads(tmp_path):
 
 @pytest.mark.parametrize("chunk", [None, 64])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_the_digests_are_those_of_the_tensors(tmp_path, chunk, threads):
+@pytest.mark.parametrize("sync", [True, False])  # whether there is a disk to wait for, and so a time to hash in
+def test_the_digests_are_those_of_the_tensors(tmp_path, chunk, threads, sync):
     run = make_run(tmp_path / "run")
-    average([run], "out", chunk=chunk, threads=threads, max_shard_size="1kB", dtype="bfloat16")
+    average([run], "out", chunk=chunk, threads=threads, max_shard_size="1kB", dtype="bfloat16", sync=sync)
     seen = set()
     for path in Path("out").glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:

@@ -46,15 +46,10 @@ class Lane:
                     self._copy(chunk, files) if chunk.tensor.copied else self._average(chunk, files)
                 except BelayError as error:
                     self.failure = (chunk.number, error)
-                    self._stop(queue)
+                    queue.stop()
                 except BaseException:
-                    self._stop(queue)
+                    queue.stop()
                     raise
-
-    def _stop(self, queue: Queue) -> None:
-        queue.stop()
-        for writer in self._writers:
-            writer.stop()
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
         data = self._read.data[: chunk.nbytes(chunk.tensor.dtype)]

@@ -195,11 +195,6 @@ class Pipeline:
         for files in self._files.values():
             files.close()
 
-    def stop(self) -> None:
-        """Let no thread wait for a chunk that will not come."""
-        for writer in self._writers:
-            writer.stop()
-
     def drain(self) -> None:
         """Wait until every result is written."""
         while self._written:
@@ -214,7 +209,6 @@ def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress
         pipeline, n = _allocate(plan, writers, device, n, threads)
         at_the_end.callback(pipeline.close)
         at_the_end.callback(threads.shutdown, wait=True, cancel_futures=True)  # before its files are closed
-        at_the_end.callback(pipeline.stop)
         _run(pipeline, _parts(plan, n), threads, progress)
 
 

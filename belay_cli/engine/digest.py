@@ -1,67 +1,82 @@
-"""SHA-256 of every tensor of an output, taken of each chunk while it is in the cache that it was made in."""
+"""SHA-256 of every tensor of an output, taken of most chunks while they are in the cache that they were made in."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from belay_cli.engine.chunks import Chunk
 from belay_cli.plan.layout import PlannedTensor
+
+# Little enough to be in the page cache still, and what two cores hash while a fast disk takes half a gigabyte.
+_LATER_BYTES = 384 << 20
+
+ReadBack = Callable[[PlannedTensor, int, int], Iterable[bytes]]  # a tensor's bytes in its file, from one to another
+
+
+class _Running:
+    """The digest of a tensor so far, and the chunks that were written before their turn."""
+
+    def __init__(self) -> None:
+        self.sha = hashlib.sha256()
+        self.taken = 0  # elements
+        self.early: dict[int, Chunk] = {}  # by their first element
 
 
 class TensorDigests:
     """Digests of one output's tensors. Chunks come from several threads, and a digest wants them in order.
 
-    A chunk that comes early is left here, a copy of its bytes, for the thread whose chunk it waits for; at most
-    `room` of them, then a thread waits. Chunks are handed out in order, so the one before is always in
-    somebody's hands already.
+    A chunk in its turn is taken from memory. One that comes early is read back from its file, where it is already, by
+    the thread whose chunk it waited for; so no thread waits for another. The tensors in `later` are not taken until
+    they are asked for.
     """
 
-    def __init__(self, room: int) -> None:
-        self._turn = threading.Condition()
-        self._next: dict[str, int] = {}  # tensor name -> the element that comes next
-        self._early: dict[int, tuple[Chunk, bytes]] = {}  # by the number of the chunk
-        self._room = room
-        self._running: dict[str, hashlib._Hash] = {}
-        self._done: dict[str, str] = {}
-        self._stopped = False
+    def __init__(self, read_back: ReadBack, later: Collection[str] = ()) -> None:
+        self._read_back = read_back
+        self._later = later
+        self._lock = threading.Lock()
+        self._running: dict[str, _Running] = {}
 
     def update(self, chunk: Chunk, data: memoryview) -> None:
-        """Take a chunk's bytes, now or when everything before it in its tensor has been taken."""
-        name = chunk.tensor.name
-        with self._turn:
-            self._turn.wait_for(lambda: self._stopped or self._is_next(chunk) or len(self._early) < self._room)
-            if self._stopped:
+        """Take a chunk that has been written, now or when everything before it in its tensor has been taken."""
+        if chunk.tensor.name in self._later:
+            return
+        with self._lock:
+            running = self._running.setdefault(chunk.tensor.name, _Running())
+            if running.taken < chunk.start:
+                running.early[chunk.start] = chunk
                 return
-            if not self._is_next(chunk):
-                self._early[chunk.number] = (chunk, bytes(data))
-                return
-            digest = self._running.setdefault(name, hashlib.sha256())
-        digest.update(data)  # others may go on with other tensors; for this one it is nobody else's turn
-        while early := self._taken(chunk):
-            chunk, content = early
-            digest.update(content)
+        running.sha.update(data)  # others may go on with other tensors; for this one it is nobody else's turn
+        while early := self._after(chunk, running):
+            chunk = early
+            self._take_back(running, chunk.tensor, chunk.start, chunk.start + chunk.elements)
 
-    def _is_next(self, chunk: Chunk) -> bool:
-        return self._next.get(chunk.tensor.name, 0) == chunk.start
+    def _after(self, chunk: Chunk, running: _Running) -> Chunk | None:
+        """Note that a chunk was taken. Returns the one after it, if that was written before."""
+        with self._lock:
+            running.taken = chunk.start + chunk.elements
+            return running.early.pop(running.taken, None)
 
-    def _taken(self, chunk: Chunk) -> tuple[Chunk, bytes] | None:
-        """Note that a chunk was taken. Returns the one after it, if that came early."""
-        name = chunk.tensor.name
-        with self._turn:
-            self._turn.notify_all()
-            self._next[name] = chunk.start + chunk.elements
-            if self._next[name] < chunk.tensor.elements:
-                return self._early.pop(chunk.number + 1, None)
-            self._done[name] = self._running.pop(name).hexdigest()
-            return None
-
-    def stop(self) -> None:
-        """Let nobody wait any longer: a chunk that somebody waits for will not come."""
-        with self._turn:
-            self._stopped = True
-            self._turn.notify_all()
+    def _take_back(self, running: _Running, tensor: PlannedTensor, start: int, end: int) -> None:
+        for data in self._read_back(tensor, start, end):
+            running.sha.update(data)
 
     def of(self, tensor: PlannedTensor) -> str:
-        """The digest (hex) of a tensor all of whose chunks were taken."""
-        return self._done[tensor.name] if tensor.elements else hashlib.sha256().hexdigest()
+        """The digest (hex) of a tensor that is written whole; what was not taken of it is read back."""
+        running = self._running.get(tensor.name) or _Running()
+        if running.taken < tensor.elements:
+            self._take_back(running, tensor, running.taken, tensor.elements)
+        return running.sha.hexdigest()
+
+
+def to_take_later(tensors: Sequence[PlannedTensor]) -> frozenset[str]:
+    """The last tensors of an output: their digests cost next to nothing while a disk is being waited for."""
+    names: set[str] = set()
+    room = _LATER_BYTES
+    for tensor in reversed(tensors):
+        room -= tensor.nbytes
+        if room < 0:
+            break
+        names.add(tensor.name)
+    return frozenset(names)

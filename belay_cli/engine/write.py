@@ -7,6 +7,7 @@ to the target, is synced, and only then renamed into place, the file by which lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -14,15 +15,18 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
+from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.local import reason
 from belay_cli.engine.chunks import Chunk
-from belay_cli.engine.digest import TensorDigests
+from belay_cli.engine.digest import TensorDigests, to_take_later
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.plan import Plan, PlannedOutput
+from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.make import copies_from
 from belay_cli.provenance import DOCUMENT, LOCAL, local_document
 
@@ -43,7 +47,7 @@ class OutputWriter:
         self._target = output.target
         self._fingerprints = fingerprints
         self._headers = plan.headers(output, fingerprints)
-        self._digests = TensorDigests(room=plan.buffers.threads)
+        self._digests = TensorDigests(self._read_back, to_take_later(plan.tensors) if plan.options.sync else ())
         self._descriptors: list[int] = []
         self._lock = -1
         with self._errors_named():
@@ -61,20 +65,31 @@ class OutputWriter:
 
     def write(self, chunk: Chunk, data: memoryview) -> None:
         """Put a chunk's bytes in their place, and add them to the digest of their tensor."""
-        self._digests.update(chunk, data)
         tensor = chunk.tensor
         with self._errors_named():
-            offset = len(self._headers[tensor.shard]) + tensor.offset + chunk.begins(tensor.dtype)
-            _write_all(self._descriptors[tensor.shard], data, offset)
+            _write_all(self._descriptors[tensor.shard], data, self._place(tensor) + chunk.begins(tensor.dtype))
+            self._digests.update(chunk, data)
 
-    def stop(self) -> None:
-        """Let no thread wait for a chunk that will not come."""
-        self._digests.stop()
+    def _place(self, tensor: PlannedTensor) -> int:
+        """Bytes from the start of its file to a tensor."""
+        return len(self._headers[tensor.shard]) + tensor.offset
+
+    def _read_back(self, tensor: PlannedTensor, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a tensor in its file, from one element to another, a chunk's worth at a time."""
+        bits = DTYPES[tensor.dtype].bits
+        at, stop = (self._place(tensor) + element * bits // 8 for element in (start, end))
+        most = self._plan.buffers.chunk * self._plan.itemsizes[1]
+        while at < stop:
+            data = os.pread(self._descriptors[tensor.shard], min(most, stop - at), at)
+            if not data:
+                raise OSError(errno.EIO, "the file is shorter than what was written")
+            yield data
+            at += len(data)
 
     def sync(self) -> None:
         """Put the digests into the headers, add the files beside the weights, wait until everything is on the disk."""
-        digests = {tensor.name: self._digests.of(tensor) for tensor in self._plan.tensors}
         with self._errors_named():
+            digests = self._finish_digests()
             for head in reversed(self._plan.headers(self._output, self._fingerprints, digests)):
                 descriptor = self._descriptors.pop()
                 _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
@@ -90,6 +105,15 @@ class OutputWriter:
                 if entry := self._plan.index():
                     self._add_file(*entry)
                 self._sync_path(self._directory)
+
+    def _finish_digests(self) -> dict[str, str]:
+        """Every tensor's digest. What is left to hash is hashed while the disk takes the data."""
+        with ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            digests = threads.map(self._digests.of, self._plan.tensors)
+            if self._plan.options.sync:
+                for descriptor in self._descriptors:
+                    os.fsync(descriptor)
+            return {tensor.name: digest for tensor, digest in zip(self._plan.tensors, digests, strict=True)}
 
     def _add_file(self, name: str, content: bytes) -> None:
         path = self._directory / name

@@ -27,8 +27,8 @@ class Buffers:
 
 
 def bytes_per_element(outputs: int, source_bytes: int, output_bytes: int) -> int:
-    """Of one thread's chunk: as read, in float64, as written, and an output: in float64, and waiting for its digest."""
-    return source_bytes + 8 + output_bytes + outputs * (8 + output_bytes)
+    """Of one thread's chunk: as read, in float64, as written, as read back for its digest, and a float64 an output."""
+    return source_bytes + 8 + 2 * output_bytes + outputs * 8
 
 
 def plan_buffers(
