@@ -287,7 +287,10 @@ class HubServer:
         multipart: int | None = None,
         page_size: int | None = None,
         redirect: bool = False,
+        git_names: bool = True,
+        ignored: Collection[str] = (),
     ) -> None:
+        self.git_names, self.ignored = git_names, ignored
         self.tokens, self.namespaces = dict(tokens or {}), tuple(namespaces)
         self.lfs_above, self.multipart, self.page_size, self.redirect = lfs_above, multipart, page_size, redirect
         self.lock = threading.RLock()
@@ -418,6 +421,10 @@ class HubServer:
 
     def is_lfs(self, path: str, size: int) -> bool:
         return path.endswith(LFS_SUFFIXES) or size > self.lfs_above
+
+    def _name(self, blob: Blob) -> str:
+        """What git calls a file, or, of a server without git, something else that is as long."""
+        return blob.oid if self.git_names else blob.sha256[:40]
 
     # Who may do what
 
@@ -562,7 +569,7 @@ class HubServer:
         entry: dict[str, Any] = {"type": "directory", "path": path, "size": 0}
         entry["oid"] = hashlib.sha1(json.dumps(sorted(inside.items())).encode()).hexdigest()
         if blob is not None:
-            entry |= {"type": "file", "size": len(blob.data), "oid": blob.oid}
+            entry |= {"type": "file", "size": len(blob.data), "oid": self._name(blob)}
         if blob is not None and blob.lfs:
             entry["lfs"] = {"oid": blob.sha256, "size": len(blob.data), "pointerSize": len(blob.pointer)}
         if expand:
@@ -602,9 +609,9 @@ class HubServer:
         files = []
         for file in request.json["files"]:
             mode = "lfs" if self.is_lfs(file["path"], file["size"]) else "regular"
-            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False})
-            if file["path"] in blobs:
-                files[-1]["oid"] = blobs[file["path"]].etag
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": file["path"] in self.ignored})
+            if (blob := blobs.get(file["path"])) is not None:
+                files[-1]["oid"] = blob.sha256 if blob.lfs else self._name(blob)
         return _json({"files": files})
 
     @_route("POST", r"/{repo}\.git/info/lfs/objects/batch")

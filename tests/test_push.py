@@ -89,6 +89,40 @@ def test_pushing_it_again_is_nothing_to_do(server, client, output, belay):
     check_whole(server)
 
 
+def test_a_server_that_does_not_name_files_as_git_does(server, client, output, belay):
+    server.git_names = False
+    server.fail("POST .*/commit/", "cut after")
+    assert belay("push", output, "org/name").code == 0
+    check_whole(server)
+    again = belay("push", output, "org/name")
+    assert (again.code, again.err) == (0, "")
+    assert "nothing to do" in again.out
+    check_whole(server)
+
+
+def test_what_the_repository_ignores_is_not_taken_for_published(server, client, output, belay):
+    server.ignored = {"belay.json"}
+    ran = belay("push", output, "org/name")
+    assert ran.code == 1
+    assert ran.err == (
+        f"belay: the commit was made, but belay.json did not arrive in {server.endpoint}/org/name\n"
+        "       is it in the repository's .gitignore?\n"
+    )
+
+
+def test_a_commit_that_was_made_is_a_success_though_nobody_can_look_at_it(server, client, output, belay):
+
+    def after_the_commit(request):
+        return "/tree/" in request.target and any("/commit/" in earlier.target for earlier in server.log)
+
+    server.fail(after_the_commit, 503, times=math.inf)
+    ran = belay("push", output, "org/name")
+    assert ran.code == 0, ran.err
+    url = f"{server.endpoint}/org/name/commit/{server.repo('org/name').commits()[0].id}"
+    assert ran.err.startswith(f"note: {url} was made, and what it holds could not be looked at: ")
+    check_whole(server)
+
+
 def test_options_named_as_in_hf_upload(server, client, output, belay):
     options = ["--commit-message", "First", "--commit-description", "Why", "--private", "--revision", "ema"]
     ran = belay("push", output, "org/name", *options, "--json")

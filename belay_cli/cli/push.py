@@ -137,11 +137,12 @@ class Publication:
         results = read_eval_results(eval_results) if eval_results else None  # before the long part
         document = self._checked(output)
         remote, hub = self._remote, self._hub
+        card = remote.files.get(README)
         uploads, notes = contents(
             output,
             document,
             repo_id=hub.repo_id,
-            published_card=hub.read(README, remote.parent) if remote.parent and README in remote.files else None,
+            published_card=card.read().decode(errors="replace") if card else None,
             eval_results=results,
             exclude=exclude,
         )

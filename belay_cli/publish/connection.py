@@ -5,6 +5,7 @@ The client retries uploads by itself, and neither look-ups nor commits. It waits
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import logging
 import tempfile
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from belay_cli.publish.bundle import Upload
 
 TIMEOUT_SECONDS = 30.0  # for the next byte of an answer, or for the server to take the next byte
 ATTEMPTS = 4
+_SMALL_BYTES = 1 << 20
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _OFFICIAL = "https://huggingface.co"
@@ -29,17 +32,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository: its size in bytes, its name in git, and the SHA-256 of its content if it is large."""
+    """A file of a repository: its size in bytes, its name in git, the SHA-256 of its content if it is large, its bytes.
+
+    `read` gets the bytes when it is called.
+    """
 
     size: int
     blob_id: str
     sha256: str | None
+    read: Callable[[], bytes]
 
     def holds(self, upload: Upload) -> bool:
-        """Whether its content is that of the upload."""
+        """Whether its content is that of the upload. A small file is read if its name in git is another one.
+
+        Not every server that speaks the Hub's protocol keeps its files in git. Raises PublishError.
+        """
         if self.size != upload.size:
             return False
-        return upload.sha256 == self.sha256 if self.sha256 else upload.blob_id == self.blob_id
+        if self.sha256:
+            return upload.sha256 == self.sha256
+        small = self.size <= _SMALL_BYTES
+        return upload.blob_id == self.blob_id or (small and hashlib.sha256(self.read()).hexdigest() == upload.sha256)
 
 
 class RequestError(Exception):
@@ -111,20 +124,23 @@ class Hub:
 
         def ask() -> dict[str, RemoteFile]:
             return {
-                entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+                entry.path: RemoteFile(
+                    entry.size,
+                    entry.blob_id,
+                    entry.lfs.sha256 if entry.lfs else None,
+                    partial(self._read, entry.path, revision),
+                )
                 for entry in self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
                 if isinstance(entry, RepoFile)
             }
 
         return self.retrying(ask)
 
-    def read(self, path: str, revision: str) -> str:
-        """A small file's text."""
-
-        def ask() -> str:
+    def _read(self, path: str, revision: str) -> bytes:
+        def ask() -> bytes:
             with tempfile.TemporaryDirectory() as directory:
                 found = self.api.hf_hub_download(self.repo_id, path, revision=revision, local_dir=directory)
-                return Path(found).read_bytes().decode(errors="replace")
+                return Path(found).read_bytes()
 
         return self.retrying(ask)
 

@@ -119,8 +119,14 @@ def push(
             say(f"{failed.error}; trying again")
             pause(attempt, failed.wait)
             continue
-        _check(hub, uploads, done.pr_revision or done.oid)
-        return str(done.pr_url or done.commit_url)
+        url = str(done.pr_url or done.commit_url)
+        try:
+            arrived = hub.files(done.pr_revision or done.oid)
+        except PublishError as error:
+            say(f"{url} was made, and what it holds could not be looked at: {error}")
+        else:
+            _check(hub, uploads, arrived)
+        return url
     raise AssertionError("unreachable")
 
 
@@ -171,9 +177,9 @@ def _options(destination: Destination, parent: str | None) -> dict[str, Any]:
     }
 
 
-def _check(hub: Hub, uploads: Sequence[Upload], revision: str) -> None:
+def _check(hub: Hub, uploads: Sequence[Upload], arrived: Mapping[str, RemoteFile]) -> None:
     """Raise PublishError if something did not arrive: a repository may have a .gitignore of its own."""
-    missing = [upload.name for upload in changes(uploads, hub.files(revision)).add]
+    missing = [u.name for u in uploads if u.name not in arrived or arrived[u.name].size != u.size]
     if missing:
         raise PublishError(
             f"the commit was made, but {', '.join(missing)} did not arrive in {hub.url}",
