@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
-from belay_cli.checkpoints import dcp as dcp_module
+from belay_cli.checkpoints.dcp import metadata as dcp_metadata
 from belay_cli.checkpoints.dcp import read_dcp
 from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.pieces import StoredPieces
@@ -749,9 +749,9 @@ def test_a_payload_in_a_piece_does_not_run(small, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", sorted(dcp_module._ALLOWED))
+@pytest.mark.parametrize("name", sorted(dcp_metadata._ALLOWED))
 def test_stand_ins_cannot_be_changed(tmp_path, name):
-    stand_in = dcp_module._ALLOWED[name]
+    stand_in = dcp_metadata._ALLOWED[name]
     before = {key: getattr(stand_in, key, None) for key in ("_call", "fields", "name", "dtype", "evil")}
     module, _, leaf = name.rpartition(".")
     for state in (
@@ -807,7 +807,7 @@ def test_nests_of_other_kinds(small, tmp_path):
 
 
 def test_metadata_that_is_too_large(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(dcp_module, "LARGEST", 100)
+    monkeypatch.setattr(dcp_metadata, "LARGEST", 100)
     with pytest.raises(CheckpointError, match="too large for the metadata of a checkpoint"):
         read(small)
 

@@ -216,7 +216,11 @@ def read_object(archive: Archive) -> Any:
 
     Raises ForbiddenNames, and CheckpointError if the pickle is none, or tells of storages that are not in the archive.
     """
-    data = archive.read("data.pkl", LARGEST)
+    return read_pickle(archive, archive.read("data.pkl", LARGEST))
+
+
+def read_pickle(archive: Archive, data: bytes) -> Any:
+    """The same, of a data.pkl that was read already."""
     storages: dict[str, Storage] = {}
 
     def storage(identity: Any) -> Storage:
