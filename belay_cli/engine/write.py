@@ -27,7 +27,7 @@ from belay_cli.engine.digest import TensorDigests, to_take_later
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.plan import Plan, PlannedOutput
 from belay_cli.plan.layout import PlannedTensor
-from belay_cli.plan.make import copies_from
+from belay_cli.plan.plan import copies_from
 from belay_cli.provenance import DOCUMENT, LOCAL, local_document
 
 try:

@@ -1,5 +1,7 @@
 """The plan: everything that is decided before a weight is read, frozen.
 
+plan        the plan itself, and every byte of the output that is no weight
+make        from a series, rules and options to a plan
 policies    which tensors are averaged, taken from the last checkpoint, or dropped
 layout      which tensor lies in which file of the output, and where
 target      what stands where the output is to go
@@ -7,7 +9,8 @@ buffers     threads, chunks and memory
 warnings    what a person should know before trusting the average
 """
 
-from belay_cli.plan.make import Plan, PlannedOutput, PlanOptions, make_plan
+from belay_cli.plan.make import make_plan
+from belay_cli.plan.plan import Plan, PlannedOutput, PlanOptions
 from belay_cli.plan.policies import Policies
 
 __all__ = ["Plan", "PlanOptions", "PlannedOutput", "Policies", "make_plan"]

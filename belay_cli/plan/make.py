@@ -4,232 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import companions
 from belay_cli.checkpoints.compare import first_difference
-from belay_cli.checkpoints.directory import STANDARD_STEMS
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
-from belay_cli.checkpoints.lora import Pair
 from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.checkpoints.storage import AnyPath, is_remote
+from belay_cli.checkpoints.storage import is_remote
 from belay_cli.errors import UsageError
-from belay_cli.plan.adapters import LORA, edited_config, of_rank, planned_updates
+from belay_cli.plan.adapters import edited_config, of_rank, planned_updates
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
-from belay_cli.plan.layout import (
-    DEFAULT_SHARD_SIZE,
-    PlannedTensor,
-    Shard,
-    header,
-    index,
-    lay_out,
-    parse_size,
-)
-from belay_cli.plan.policies import AVERAGE, DELTA, DROP, LAST, Policies, refuse_packed, without_tied
+from belay_cli.plan.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out, parse_size
+from belay_cli.plan.plan import Plan, PlannedOutput, PlanOptions, output_stem, widest_elements
+from belay_cli.plan.policies import DELTA, DROP, Policies, refuse_packed, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import rule_warnings, served_twice, tensor_warnings
-from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
-from belay_cli.rules import Rule, RuleOptions, Summary, resolve_rule, summarize
-from belay_cli.rules.dynamics import Dynamics, Float64Array, dynamics_coefficients
+from belay_cli.provenance import DOCUMENT
+from belay_cli.rules import RuleOptions, resolve_rule, summarize
+from belay_cli.rules.dynamics import Dynamics, dynamics_coefficients
 
 _REMOTE_CHUNK = 1 << 20  # elements; a server far away is asked for more at a time than a cache holds
-OUTPUT_DTYPES = ("same", "float64", "float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """Everything but the series and the rules; sizes as people write them. Raises UsageError."""
-
-    dtype: str = "same"
-    device: str = "auto"
-    policies: Policies = field(default_factory=Policies)
-    max_shard_size: str | None = None
-    threads: int | None = None
-    max_memory: str | None = None
-    chunk: int | None = None  # elements; for tests, since no byte of the output depends on it
-    sync: bool = True
-    overwrite: bool = False
-    allow_nonfinite: bool = False
-    lora: str | None = None
-    lora_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.lora not in (None, *LORA):
-            raise UsageError(f"--lora {self.lora} is unknown", hint=f"one of: {', '.join(LORA)}")
-        if self.lora_rank is not None and (self.lora != "delta" or self.lora_rank < 1):
-            raise UsageError("--lora-rank is a number of 1 or more, and goes with --lora delta")
-        if self.dtype not in OUTPUT_DTYPES:
-            raise UsageError(f"--dtype {self.dtype} is unknown", hint=f"one of: {', '.join(OUTPUT_DTYPES)}")
-        name, _, number = self.device.partition(":")
-        known = self.device in ("auto", "cpu", "cuda") or (name == "cuda" and number.isdecimal())
-        if not known:
-            raise UsageError(f"--device {self.device} is unknown", hint="one of: auto, cpu, cuda, cuda:0, cuda:1, …")
-
-    def arguments(self) -> list[str]:
-        """The command-line options that the bytes of the tensors depend on."""
-        words = [] if self.dtype == "same" else ["--dtype", self.dtype]
-        words += ["--lora", self.lora] if self.lora else []
-        words += ["--lora-rank", str(self.lora_rank)] if self.lora_rank else []
-        return self.policies.arguments() + words + (["--allow-nonfinite"] if self.allow_nonfinite else [])
-
-
-@dataclass(frozen=True)
-class PlannedOutput:
-    """One average: its rule, its coefficients [T], and where it goes.
-
-    `ema_lag` is the mean lag in ticks of the EMA with the same half-life, where the rule lags otherwise.
-    """
-
-    rule: Rule
-    coefficients: Float64Array
-    summary: Summary
-    ema_lag: float | None
-    target: Target
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a replay will do. `tensors` are in the order of the output's bytes; sizes in bytes."""
-
-    series: Series
-    options: PlanOptions
-    tensors: tuple[PlannedTensor, ...]
-    dropped: int
-    shards: tuple[Shard, ...]
-    outputs: tuple[PlannedOutput, ...]
-    copies: tuple[str, ...]  # files of the last checkpoint's directory, relative to it
-    edited: Mapping[str, bytes]  # those of them that are written with another content
-    updates: tuple[Pair, ...]  # factors that are averaged as the update they stand for
-    buffers: Buffers
-    warnings: tuple[str, ...]
-
-    @cached_property
-    def read_checkpoints(self) -> list[int]:
-        """The checkpoints that are read: those with a coefficient in some output."""
-        return [t for t in range(len(self.series.ticks)) if any(output.coefficients[t] for output in self.outputs)]
-
-    @cached_property
-    def aliases(self) -> dict[str, str]:
-        """Names that share the bytes of a tensor of the output -> that tensor's."""
-        names = {tensor.name for tensor in self.tensors}
-        return {name: kept for name, kept in self.series.last.weights.aliases.items() if kept in names}
-
-    @property
-    def not_averageable(self) -> list[str]:
-        """Tensors that come from the last checkpoint because of their dtype, and not because somebody said so."""
-        return [
-            tensor.name
-            for tensor in self.tensors
-            if not DTYPES[tensor.source_dtype].averageable and not self.options.policies.exempts(tensor.name)
-        ]
-
-    @property
-    def data_read(self) -> int:
-        """Bytes of tensor data that the replay reads."""
-        averaged = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == AVERAGE)
-        last = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == LAST)
-        factors = sum(self.series.last.tensors[name].nbytes for pair in self.updates for name in pair)
-        return (averaged + factors) * len(self.read_checkpoints) + last
-
-    @property
-    def bytes_read(self) -> int:
-        """`data_read` and the headers of the checkpoints that are read."""
-        checkpoints = [self.series.checkpoints[t] for t in self.read_checkpoints]
-        return self.data_read + sum(file.data_start for checkpoint in checkpoints for file in checkpoint.files)
-
-    @property
-    def itemsizes(self) -> tuple[int, int]:
-        """Bytes of the widest element that is read, and of the widest that is written."""
-        return _widest(tensor.source_dtype for tensor in self.tensors), _widest(tensor.dtype for tensor in self.tensors)
-
-    def metadata(self, output: PlannedOutput, fingerprints: Sequence[str] | None = None) -> dict[str, str]:
-        """The record of one output, but for the digests."""
-        return metadata(
-            self.series,
-            output.rule,
-            output.coefficients.tolist(),
-            policies=asdict(self.options.policies),
-            dtype=self.options.dtype,
-            options=self.options.arguments(),
-            copies=() if output.target.is_file else self.copies,
-            aliases=self.aliases,
-            lora=self.options.lora,
-            fingerprints=fingerprints,
-        )
-
-    def document(
-        self,
-        output: PlannedOutput,
-        fingerprints: Sequence[str] | None = None,
-        digests: Mapping[str, str] | None = None,
-    ) -> bytes:
-        """belay.json of one output directory; without fingerprints or digests, placeholders of the same length."""
-        names = [tensor.name for tensor in self.tensors]
-        found = {name: digests[name] if digests else PLACEHOLDER for name in names}
-        return document_text(document(self.metadata(output, fingerprints), found))
-
-    def headers(
-        self,
-        output: PlannedOutput,
-        fingerprints: Sequence[str] | None = None,
-        digests: Mapping[str, str] | None = None,
-    ) -> list[bytes]:
-        """The header of each shard of one output; without fingerprints or digests, placeholders of the same length."""
-        entries = self.metadata(output, fingerprints)
-        parts = [self.tensors_of(number) for number in range(len(self.shards))]
-        return [header(part, entries | digest_entry([tensor.name for tensor in part], digests)) for part in parts]
-
-    def tensors_of(self, shard: int) -> list[PlannedTensor]:
-        """The tensors of one shard, in the order of their bytes."""
-        return [tensor for tensor in self.tensors if tensor.shard == shard]
-
-    def index(self) -> tuple[str, bytes] | None:
-        """Name and content of the index, if there are several shards."""
-        if len(self.shards) == 1:
-            return None
-        return f"{output_stem(self.series)}.safetensors.index.json", index(self.tensors, self.shards)
-
-    def files(self, output: PlannedOutput) -> dict[Path, int]:
-        """Every file that one output consists of, with its size."""
-        target = output.target
-        sizes = [len(head) + shard.nbytes for head, shard in zip(self.headers(output), self.shards, strict=True)]
-        if target.is_file:
-            return {target.path: sizes[0]}
-        files = {target.path / shard.name: size for shard, size in zip(self.shards, sizes, strict=True)}
-        if entry := self.index():
-            files[target.path / entry[0]] = len(entry[1])
-        files[target.path / DOCUMENT] = len(self.document(output))
-        if self.copies:
-            directory = copies_from(self.series)
-            sizes_of = {name: len(content) for name, content in self.edited.items()}
-            for name in self.copies:
-                files[target.path / name] = sizes_of.get(name) or (directory / name).stat().st_size
-        return files
-
-
-def output_stem(series: Series) -> str:
-    """The name under which loaders look for the weights: that of the last checkpoint, if libraries know it."""
-    stem = series.last.weights.stem
-    return stem if series.last.directory or stem in STANDARD_STEMS else "model"
-
-
-def _widest(codes: Iterable[str]) -> int:
-    return max((-(-DTYPES[code].bits // 8) for code in codes), default=1)
-
-
-def copies_from(series: Series) -> AnyPath:
-    """The directory whose configuration and tokenizer go with the average."""
-    directory = series.last.directory
-    if directory is None:
-        raise ValueError("the last checkpoint is a file")
-    return directory
-
-
-def _source_bytes(tensor: PlannedTensor) -> int:
-    return tensor.elements * DTYPES[tensor.source_dtype].bits // 8
 
 
 def make_plan(
@@ -243,32 +39,17 @@ def make_plan(
     Raises UsageError, SeriesError, CheckpointError or OutputError.
     """
     options = options or PlanOptions()
-    policies, notes = without_tied(options.policies, series)
-    options, series = replace(options, policies=policies), replace(series, notes=(*series.notes, *notes))
     if not rules or len(rules) != len(outputs):
         raise UsageError(f"{len(rules)} rules need as many outputs, not {len(outputs)}")
+    policies, notes = without_tied(options.policies, series)
+    options, series = replace(options, policies=policies), replace(series, notes=(*series.notes, *notes))
     found = _all_tensors(series)
-    policies.check(found.values())
-    refuse_packed(policies, found, series.last.directory)
-    if error := first_difference(series.checkpoints, policies.exempts):
-        raise error
+    _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
-    factors = {name for pair in updates for name in pair}
-    tensors = [_plan_tensor(tensor, options, tensor.name in factors) for tensor in series.last.tensors.values()]
-    kept = [tensor for tensor in tensors if tensor.action != DROP]
-    if not kept:
-        raise UsageError("--drop leaves no tensor", hint="drop fewer")
-    if any(path is not None and not os.fspath(path) for path in outputs):
-        raise UsageError("--output is empty", hint="is a variable of the shell not set?")
-    targets = [
-        find_target(default_output(series) if path is None else Path(path), series, overwrite=options.overwrite)
-        for path in outputs
-    ]
-    _refuse_same(targets)
+    kept = _plan_tensors(series, options, {name for pair in updates for name in pair})
+    targets = _find_targets(series, outputs, overwrite=options.overwrite)
     placed, shards = lay_out(kept, output_stem(series), _largest_shard(options, targets))
-    directory = series.last.directory
-    copies, led_outside = companions(directory) if directory and not all(t.is_file for t in targets) else ([], [])
-    remote = any(is_remote(file.path) for checkpoint in series.checkpoints for file in checkpoint.files)
+    copies, led_outside = _companions(series, targets)
     planned = [_plan_output(series, rule, target) for rule, target in zip(rules, targets, strict=True)]
     plan = Plan(
         series=series,
@@ -280,19 +61,57 @@ def make_plan(
         copies=tuple(copies),
         edited=edited_config(series, options.lora_rank, copies),
         updates=updates,
-        buffers=plan_buffers(
-            outputs=len(outputs),
-            source_bytes=_widest(tensor.source_dtype for tensor in placed),
-            output_bytes=_widest(tensor.dtype for tensor in placed),
-            threads=options.threads,
-            max_memory=parse_size(options.max_memory or DEFAULT_MAX_MEMORY, "--max-memory"),
-            chunk=options.chunk or (_REMOTE_CHUNK if remote else None),
-        ),
+        buffers=_plan_buffers(series, options, placed, len(outputs)),
         warnings=tuple(_warnings(series, planned, placed, led_outside)),
     )
     for target in targets:
         refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *copies])
     return plan
+
+
+def _check_tensors(series: Series, policies: Policies, found: Mapping[str, Tensor]) -> None:
+    policies.check(found.values())
+    refuse_packed(policies, found, series.last.directory)
+    if error := first_difference(series.checkpoints, policies.exempts):
+        raise error
+
+
+def _plan_tensors(series: Series, options: PlanOptions, factors: set[str]) -> list[PlannedTensor]:
+    """Those of the last checkpoint that are not dropped; `factors` are averaged as the updates they stand for."""
+    tensors = [_plan_tensor(tensor, options, tensor.name in factors) for tensor in series.last.tensors.values()]
+    kept = [tensor for tensor in tensors if tensor.action != DROP]
+    if not kept:
+        raise UsageError("--drop leaves no tensor", hint="drop fewer")
+    return kept
+
+
+def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | None], *, overwrite: bool) -> list[Target]:
+    if any(path is not None and not os.fspath(path) for path in outputs):
+        raise UsageError("--output is empty", hint="is a variable of the shell not set?")
+    paths = [default_output(series) if path is None else Path(path) for path in outputs]
+    targets = [find_target(path, series, overwrite=overwrite) for path in paths]
+    _refuse_same(targets)
+    return targets
+
+
+def _companions(series: Series, targets: Iterable[Target]) -> tuple[list[str], list[str]]:
+    """The files that are copied beside the weights, and those that are not because they are links that lead away."""
+    if series.last.directory is None or all(target.is_file for target in targets):
+        return [], []
+    return companions(series.last.directory)
+
+
+def _plan_buffers(series: Series, options: PlanOptions, tensors: Iterable[PlannedTensor], outputs: int) -> Buffers:
+    source_bytes, output_bytes = widest_elements(tensors)
+    remote = any(is_remote(file.path) for checkpoint in series.checkpoints for file in checkpoint.files)
+    return plan_buffers(
+        outputs=outputs,
+        source_bytes=source_bytes,
+        output_bytes=output_bytes,
+        threads=options.threads,
+        max_memory=parse_size(options.max_memory or DEFAULT_MAX_MEMORY, "--max-memory"),
+        chunk=options.chunk or (_REMOTE_CHUNK if remote else None),
+    )
 
 
 def _all_tensors(series: Series) -> dict[str, Tensor]:
