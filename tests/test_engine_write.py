@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from belay_cli import average
+from belay_cli.engine import stream
 from belay_cli.errors import CheckpointError, OutputError
 from tests.conftest import belay_process, everything_in, make_files, make_run, tensors
 
@@ -251,6 +252,44 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot be written: file exists"):
         average(paths, "out.safetensors")
     assert Path("out.safetensors").read_text() == "somebody else's"
+    assert os.listdir(".") == ["out.safetensors"]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_input_that_is_written_meanwhile(tmp_path, monkeypatch, replaced, suffix):
+    paths = make_files(tmp_path)
+    if suffix == ".pt":
+        for path in paths:
+            torch.save(load_file(path), path.with_suffix(".pt"))
+        paths = [path.with_suffix(".pt") for path in paths]
+    content = paths[1].read_bytes()
+    write_updates = stream.write_updates
+
+    def writes(*arguments):
+        if replaced:
+            paths[1].unlink()
+        paths[1].write_bytes(content)
+        return write_updates(*arguments)
+
+    monkeypatch.setattr(stream, "write_updates", writes)
+    with pytest.raises(CheckpointError) as raised:
+        average(paths, "out.safetensors")
+    assert str(raised.value) == f"{paths[1]}: changed while it was read"
+    assert raised.value.hint == "run the same command again when nothing writes to it"
+    assert os.listdir(".") == []
+
+
+def test_an_input_that_is_removed_after_it_was_read(tmp_path, monkeypatch):
+    paths = make_files(tmp_path)
+    write_updates = stream.write_updates
+
+    def removes(*arguments):
+        paths[0].unlink()
+        return write_updates(*arguments)
+
+    monkeypatch.setattr(stream, "write_updates", removes)
+    average(paths, "out.safetensors")
     assert os.listdir(".") == ["out.safetensors"]
 
 

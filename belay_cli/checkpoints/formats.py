@@ -84,7 +84,7 @@ def _torch_weights(paths: list[AnyPath], stem: str, directory: AnyPath | None, o
     files, parts = [], []
     for path in paths:
         with open_file(path) as opened:
-            files.append(StoredFile(path, opened.size))
+            files.append(StoredFile(path, opened.size, opened.modified))
             parts.append(read_torch_file(files[-1], opened.read_at, state_key=opening.state_key, source=opening.source))
     return _weights(tuple(files), parts, stem, directory, step=_only({p.step for p in parts}))
 
@@ -102,7 +102,7 @@ def _dcp_weights(directory: AnyPath, opening: Opening) -> Weights:
         def read(name: str) -> tuple[StoredFile, ReadAt]:
             path = directory / name
             with open_file(path) as file:
-                stored = StoredFile(path, file.size)
+                stored = StoredFile(path, file.size, file.modified)
 
             def read_at(offset: int, count: int) -> bytes:
                 buffer = bytearray(count)

@@ -22,9 +22,10 @@ class LocalFile:
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            self.size = os.fstat(self._descriptor).st_size
+            status = os.fstat(self._descriptor)
         except OSError as error:
             raise CheckpointError(f"cannot be opened: {reason(error)}", file=path) from error
+        self.size, self.modified = status.st_size, status.st_mtime_ns
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""

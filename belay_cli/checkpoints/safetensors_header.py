@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
@@ -52,7 +52,8 @@ class WeightFile(StoredFile):
 def read_header(path: AnyPath) -> WeightFile:
     """Read and check the header of a safetensors file. Raises CheckpointError, which names the file and the tensor."""
     with open_file(path) as file:
-        return parse_header(path, file.size, _header_text(file.read_at, file.size, path))
+        found = parse_header(path, file.size, _header_text(file.read_at, file.size, path))
+        return replace(found, modified=file.modified)
 
 
 def _header_text(read_at: ReadAt, size: int, path: AnyPath) -> bytes:
@@ -86,7 +87,7 @@ def parse_header(path: AnyPath, size: int, text: bytes) -> WeightFile:
     tensors = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))
     data_start = 8 + len(text)
     _check_layout(path, size - data_start, tensors)
-    return WeightFile(path, size, data_start, metadata, _shared(tuple(tensors)))
+    return WeightFile(path, size, data_start=data_start, metadata=metadata, tensors=_shared(tuple(tensors)))
 
 
 def _parse_json(path: AnyPath, text: bytes) -> dict[str, Any]:

@@ -24,11 +24,13 @@ ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, 
 class StoredFile:
     """A file that holds weights; sizes in bytes. Equal to itself alone, so that it is a quick key.
 
-    `data_start` is the length of its header, and `metadata` what that says beside the tensors, for safetensors.
+    `modified` is when it was last written to, in nanoseconds, for a file of this machine. `data_start` is the length
+    of its header, and `metadata` what that says beside the tensors, for safetensors.
     """
 
     path: AnyPath
     size: int
+    modified: int | None = None
     data_start: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
 

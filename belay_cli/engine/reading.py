@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from belay_cli.checkpoints.remote import open_remote
 from belay_cli.checkpoints.remote.path import RemotePath
-from belay_cli.checkpoints.storage import OpenFiles, is_remote
+from belay_cli.checkpoints.storage import OpenFiles, StoredFile, is_remote
 from belay_cli.engine.chunks import Chunk, Source, chunks
+from belay_cli.errors import CheckpointError
 from belay_cli.plan import Plan
 
 _IN_FLIGHT = 16  # reads at a time: a store far away answers in tenths of a second, and hardly minds
@@ -104,12 +106,28 @@ class Ahead:
 
 
 def refuse_changed(plan: Plan) -> None:
-    """Raise CheckpointError if a remote file is no longer the one that was planned with: it changed meanwhile."""
-    paths = [f.path for t in plan.read_checkpoints for f in plan.series.checkpoints[t].files]
-    remote = [path for path in paths if isinstance(path, RemotePath)]
+    """Raise CheckpointError if a file is no longer the one that was planned with: it changed meanwhile."""
+    files = [file for t in plan.read_checkpoints for file in plan.series.checkpoints[t].files]
+    for file in files:
+        if isinstance(file.path, Path) and not _is_still(file.path, file):
+            raise CheckpointError(
+                "changed while it was read",
+                file=file.path,
+                hint="run the same command again when nothing writes to it",
+            )
+    remote = [file.path for file in files if isinstance(file.path, RemotePath)]
     if remote:
         with ThreadPoolExecutor(_IN_FLIGHT) as askers:
             list(askers.map(lambda path: open_remote(path).unchanged(), remote))
+
+
+def _is_still(path: Path, file: StoredFile) -> bool:
+    """Whether nobody wrote to it. A trainer may have removed it, after it was read whole."""
+    try:
+        status = path.stat()
+    except OSError:
+        return True
+    return (status.st_size, status.st_mtime_ns) == (file.size, file.modified)
 
 
 def _parts(plan: Plan, n: int) -> Iterator[_Part]:

@@ -90,7 +90,7 @@ class RemoteFile:
 
     def __init__(self, path: RemotePath) -> None:
         """Asks for nothing but the listing. Raises CheckpointError if the path is not a file."""
-        self.path, self.size = path, path.entry.size
+        self.path, self.size, self.modified = path, path.entry.size, None
         self._reader = path.tree.reader(path.inner)
         self._cached = LocalFile(self._reader) if isinstance(self._reader, Path) else None
 
