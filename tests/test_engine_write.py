@@ -255,6 +255,26 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
     assert os.listdir(".") == ["out.safetensors"]
 
 
+def test_an_interrupt_during_the_clean_up(tmp_path, monkeypatch):
+    paths = make_files(tmp_path)
+    rmtree, held = shutil.rmtree, []
+
+    def interrupted(path, **keywords):
+        signal.raise_signal(signal.SIGINT)
+        held.append(path)
+        rmtree(path, **keywords)
+
+    def fails(*arguments):
+        raise CheckpointError("is broken")
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    monkeypatch.setattr(stream, "replay_on_cpu", fails)
+    with pytest.raises(KeyboardInterrupt):
+        average(paths, "out.safetensors")
+    assert len(held) == 1
+    assert os.listdir(".") == []
+
+
 @pytest.mark.parametrize("replaced", [True, False])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_an_input_that_is_written_meanwhile(tmp_path, monkeypatch, replaced, suffix):

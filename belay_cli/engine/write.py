@@ -226,8 +226,9 @@ def staged_outputs(plan: Plan, fingerprints: Sequence[str]) -> Iterator[list[Out
             for writer in writers:
                 writer.put_in_place()
     except BaseException:
-        for writer in writers:
-            writer.discard()
+        with _signals_held():  # whoever presses Ctrl-C twice wants it to end, not to leave half an output
+            for writer in writers:
+                writer.discard()
         raise
 
 
