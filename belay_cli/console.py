@@ -211,7 +211,7 @@ def _series_line(plan: Plan) -> Text:
         where = where if len(series.ticks) > 1 else f"step {series.ticks[0]}"
     else:
         where = f"{series.checkpoints[0].name} to {series.last.name}"
-    parameters = sum(tensor.elements for tensor in plan.tensors if tensor.action == "average")
+    parameters = sum(tensor.elements for tensor in plan.tensors if tensor.averaged)
     what = f"{words.count(parameters)} parameters, {dtypes_text(plan)}, {words.size(series.last.bytes)} each"
     return Text.assemble((words.printable(series.name), "bold"), f": {kinds}, {words.printable(where)} · {what}")
 
@@ -220,7 +220,7 @@ def dtypes_text(plan: Plan) -> str:
     """The dtypes that are averaged, and what they become if that is something else."""
     from belay_cli.checkpoints.dtypes import DTYPES
 
-    averaged = [tensor for tensor in plan.tensors if tensor.action == "average"] or list(plan.tensors)
+    averaged = [tensor for tensor in plan.tensors if tensor.averaged] or list(plan.tensors)
     sources = dict.fromkeys(DTYPES[tensor.source_dtype].name for tensor in averaged)
     targets = dict.fromkeys(DTYPES[tensor.dtype].name for tensor in averaged)
     return " and ".join(sources) + ("" if list(sources) == list(targets) else f" to {' and '.join(targets)}")

@@ -8,6 +8,7 @@ options and versions give the same bytes. `docs/provenance.md` describes the sch
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def document_text(content: Mapping[str, Any]) -> bytes:
 def local_document(series: Series, card: str | None) -> bytes:
     """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again, and their card."""
     paths = [str(checkpoint.path.absolute()) for checkpoint in series.checkpoints]
-    return (json.dumps({"checkpoints": paths, "card": card}, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps({"checkpoints": paths, "card": card}, indent=2) + "\n").encode()  # a path may be no Unicode
 
 
 def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
@@ -177,9 +178,11 @@ def read_record(metadata: Mapping[str, str], path: str) -> Record:
         if policies.keys() != {"average", "last", "drop"}:
             raise ValueError("its policies are not those of belay")
         copies = tuple(str(name) for name in json.loads(metadata["belay.copies"]))
+        if not all(0 <= c.tick < 2**53 and math.isfinite(c.coefficient) for c in series):
+            raise ValueError("its ticks or coefficients are no numbers that can be")
         told = metadata["belay.dtype"], copies, digests, metadata.get("belay.lora")
         record = Record(dynamics, bool(rule["debias"]), series, policies, *told)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"has a damaged record of how it was made: {error}", file=path) from error
     if not series or any(b.tick <= a.tick for a, b in pairwise(series)):
         raise CheckpointError("has a damaged record of how it was made: its ticks do not rise", file=path)

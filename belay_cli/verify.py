@@ -57,19 +57,19 @@ Progress = Callable[[float], None]  # called with the share of the bytes that is
 
 
 def verify(
-    output: Path, series: Series | None, share: float, threads: int, progress: Progress = lambda done: None
+    output: Path, series: Series | str, share: float, threads: int, progress: Progress = lambda done: None
 ) -> list[Check]:
     """Every check of an output, in order; `share` of each tensor's values is sampled, 1 for all of them.
 
-    Without the series only the output itself is checked. Raises CheckpointError if the output cannot be read
-    at all, or has no record.
+    Without the series, in place of which there is the reason, only the output itself is checked. Raises
+    CheckpointError if the output cannot be read at all, or has no record.
     """
-    of_values = share * len(series.checkpoints) / (1 + share * len(series.checkpoints)) if series else 0.0
+    of_values = 0.0 if isinstance(series, str) else _share_of_values(len(series.checkpoints), share)
     average, records, checks = check_alone(output, threads, lambda done: progress(done * (1 - of_values)))
     record = records[0]
-    if series is None:
-        missing = "the checkpoints are not there; give them with --checkpoints"
-        return [*checks, Check("inputs", NOT_CHECKED, missing), Check("values", NOT_CHECKED, missing)]
+    if isinstance(series, str):
+        without = "without the checkpoints they cannot be"
+        return [*checks, Check("inputs", NOT_CHECKED, series), Check("values", NOT_CHECKED, without)]
     try:
         inputs = _recorded_inputs(record, series)
     except BelayError as error:
@@ -77,6 +77,11 @@ def verify(
     checks.append(Check("inputs", HELD, f"the {len(inputs)} checkpoints are those recorded"))
     so_far = _Counter(average, lambda done: progress(1 - of_values + done * of_values))
     return [*checks, _check_values(average, record, inputs, share, threads, so_far)]
+
+
+def _share_of_values(checkpoints: int, share: float) -> float:
+    """How much of the reading the values take: so much of each checkpoint, against the output once."""
+    return share * checkpoints / (1 + share * checkpoints)
 
 
 def check_alone(

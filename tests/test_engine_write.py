@@ -419,15 +419,15 @@ def test_without_locks_a_run_works_and_nothing_is_cleaned_up(tmp_path, monkeypat
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
-    read = Path.read_bytes
+    real = os.open
 
-    def refused(path):
-        if path.name == "config.json" and "checkpoint-400" in str(path):
+    def refused(path, *arguments, **keywords):
+        if Path(path).name == "config.json" and "checkpoint-400" in str(path) and arguments[0] & os.O_WRONLY == 0:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return read(path)
+        return real(path, *arguments, **keywords)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
-    with pytest.raises(CheckpointError, match="checkpoint-400/config.json: cannot be copied: permission denied"):
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(CheckpointError, match="checkpoint-400/config.json: cannot be opened: permission denied"):
         average([run], "out")
     assert os.listdir(".") == []
 

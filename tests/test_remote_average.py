@@ -59,7 +59,11 @@ def test_from_s3(run, s3, belay, argument):  # noqa: F811
     ran = belay("average", *arguments, "-o", "out")
     assert ran.code == 0, ran.err
     same_as_local("out")
-    assert belay("verify", "out", "--sample", "all").code == 0
+    given = [word for argument in arguments for word in ("--checkpoints", argument)]
+    assert belay("verify", "out", "--sample", "all", *given).code == 0
+    asked_for_nothing = belay("verify", "out")
+    assert asked_for_nothing.code == 1
+    assert "the checkpoints lay at URLs, which are asked only if given: --checkpoints" in asked_for_nothing.out
 
 
 @pytest.fixture

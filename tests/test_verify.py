@@ -48,10 +48,10 @@ def test_what_could_not_be_checked_is_no_pass(tmp_path, belay):
     ran = belay("verify", "out.safetensors")
     assert ran.code == 1
     assert ran.out.splitlines()[-2:] == [
-        "  not checked  inputs        the checkpoints are not there; give them with --checkpoints",
-        "  not checked  values        the checkpoints are not there; give them with --checkpoints",
+        "  not checked  inputs        a file does not say where the checkpoints lay; give them with --checkpoints",
+        "  not checked  values        without the checkpoints they cannot be",
     ]
-    assert ran.err.startswith("belay: out.safetensors: is not verified: the checkpoints are not there")
+    assert ran.err.startswith("belay: out.safetensors: is not verified: a file does not say where the checkpoints lay;")
 
 
 def test_one_flipped_bit_in_any_tensor_is_found(tmp_path, belay):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.steps import last_integer, names_a_checkpoint, step_in_name
 from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.checkpoints.weights import Opening
@@ -25,7 +24,7 @@ STANDARD_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_
 # What a trainer keeps beside the weights, in files or directories that look like some.
 _STATE = re.compile(
     r"(.*[-_])?(optimizer|optim|scheduler|rng|random|scaler|sampler|training_args|trainer|dataloader|state_optim)"
-    r"([-_.]?(states?|args|bin|params))*([-_]?\d+)*(\.\w+)*",
+    r"([-_.]?(states?|args|bin|params))*([-_]?\d+([-_]\d+)*)?(\.\w+)*",
     re.IGNORECASE,
 )
 
@@ -101,12 +100,27 @@ def choose_weights(directory: AnyPath) -> WeightSet | None:
 def shards_of(index: AnyPath, suffix: str) -> dict[str, str]:
     """weight_map of an index: tensor name -> file name, each a file that is there, in the same directory."""
     owners = _read_index(index, suffix)
-    for name in sorted(set(owners.values())):
-        if not (index.parent / name).is_file():
+    named = set(owners.values())
+    there = {entry.name for entry in index.parent.iterdir() if entry.is_file()}
+    for name in sorted(named - there):
+        raise CheckpointError(f"names the shard {name}, which is not there", file=index, hint="copy the missing shard")
+    for name in sorted(there - named):
+        if _beside(name, named):
             raise CheckpointError(
-                f"names the shard {name}, which is not there", file=index, hint="copy the missing shard"
+                f"does not name {name}, which lies beside the shards that it names",
+                file=index,
+                hint="index and shards come from different saves; copy the checkpoint again",
             )
     return owners
+
+
+def _beside(name: str, shards: set[str]) -> bool:
+    """Whether a file is by its name one more shard of the same number of them."""
+
+    def family(shard: str) -> str:
+        return re.sub(r"-\d{5}(?=-of-)", "", shard)
+
+    return _SHARD.fullmatch(name) is not None and family(name) in set(map(family, shards))
 
 
 def check_index(index: AnyPath, owners: dict[str, str], held: set[tuple[str, str]]) -> None:
@@ -127,12 +141,7 @@ def _index_lies(index: AnyPath, tensor: str, where: str) -> CheckpointError:
 
 
 def _read_index(path: AnyPath, suffix: str) -> dict[str, str]:
-    if path.stat().st_size > _LARGEST_INDEX:
-        raise CheckpointError("is over 100 MB, too large for an index", file=path)
-    try:
-        index: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("is not valid JSON", file=path, hint="copy or save it again") from error
+    index = read_json(path)
     owners = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(owners, dict) or not owners or not all(isinstance(name, str) for name in owners.values()):
         raise CheckpointError("has no weight_map from tensor names to file names", file=path)

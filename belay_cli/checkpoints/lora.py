@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.errors import SeriesError, UsageError
+from belay_cli.errors import CheckpointError, SeriesError, UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
 _LARGEST_CONFIG = 10_000_000  # bytes
+_LARGEST_ALPHA = 1e9
 
 _FACTOR = re.compile(r"(.*)\.lora_(?:embedding_)?(A|B)((?:\.[^.]+)?(?:\.weight)?)")
 _MAGNITUDE = re.compile(r".*\.lora_magnitude_vector(\..*)?")
@@ -65,8 +67,8 @@ def adapter_config(checkpoint: Checkpoint) -> dict[str, Any]:
             hint="give the directory that holds both, or average the factors: --lora factors",
         )
     try:
-        found = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST_CONFIG else None
-    except (ValueError, RecursionError):
+        found = read_json(path, _LARGEST_CONFIG)
+    except CheckpointError:
         found = None
     if not isinstance(found, dict):
         raise SeriesError("is no configuration of an adapter", file=path, hint="save the adapter again")
@@ -124,7 +126,7 @@ def _pairs(last: Checkpoint, tensors: Mapping[str, Tensor]) -> tuple[Pair, ...]:
             (name,) = names.values()
             raise SeriesError(f"holds {name!r} without the other factor", file=last.path, tensor=name)
         a, b = tensors[names["A"]].shape, tensors[names["B"]].shape
-        if len(a) < 2 or len(b) < 2 or a[0] != b[1] or math.prod(b[2:]) != 1:
+        if len(a) < 2 or len(b) < 2 or a[0] != b[1] or math.prod(b[2:]) != 1 or 0 in (*a, *b):
             raise SeriesError(
                 f"{names['A']!r} and {names['B']!r} are no factors of one product (experts, or a grouped convolution?)",
                 file=last.path,
@@ -149,7 +151,8 @@ def with_rank(config: Mapping[str, Any], rank: int) -> dict[str, Any]:
             hint="leave it out: each update keeps its rank",
         )
     r, alpha = config.get("r"), config.get("lora_alpha")
-    if type(r) is not int or r < 1 or not isinstance(alpha, int | float):
+    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if type(r) is not int or r < 1 or not number or not abs(alpha) < _LARGEST_ALPHA:
         raise UsageError(f"--lora-rank needs r and lora_alpha in {ADAPTER_CONFIG}")
     scaled = alpha * (math.sqrt(rank / r) if config.get("use_rslora") else rank / r)
     changed = {**config, "r": rank, "lora_alpha": int(scaled) if scaled == int(scaled) else scaled}

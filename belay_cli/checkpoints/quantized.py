@@ -5,13 +5,14 @@ They are known by the model's configuration, and where there is none, by names a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import AnyPath
+from belay_cli.errors import CheckpointError
 
 _LARGEST_CONFIG = 10_000_000  # bytes
 
@@ -75,10 +76,10 @@ def _configured(directory: AnyPath | None) -> str | None:
 def read_config(directory: AnyPath | None) -> Mapping[str, Any]:
     """config.json beside the weights; empty if there is none, or it is no object."""
     path = directory / "config.json" if directory else None
-    if path is None or not path.is_file() or path.stat().st_size > _LARGEST_CONFIG:
+    if path is None or not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path, _LARGEST_CONFIG)
+    except CheckpointError:
         return {}
     return found if isinstance(found, dict) else {}

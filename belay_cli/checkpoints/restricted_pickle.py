@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 LARGEST = 100_000_000  # bytes of a pickle; the weights are not in it, and 50,000 tensors take 5 MB
 
+_LARGEST_KEY = 2**61 - 1  # numbers that differ by this have one hash, and a dict of many such takes for ever
+
 _NOT_A_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, MemoryError, ArithmeticError)
 _STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
@@ -108,9 +110,12 @@ class _Unpickler(_InPython):  # type: ignore[misc]
 
 def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
-        inside = key if isinstance(key, tuple | frozenset) else ()
-        if any(isinstance(part, tuple | frozenset) for part in inside):
-            raise ValueError("it has keys in keys, as no checkpoint has")
+        inside = key if isinstance(key, tuple | frozenset) else (key,)
+        for part in inside:
+            if isinstance(part, tuple | frozenset):
+                raise ValueError("it has keys in keys, as no checkpoint has")
+            if isinstance(part, int) and abs(part) >= _LARGEST_KEY:
+                raise ValueError("it has numbers for keys that are larger than any in a checkpoint")
 
 
 def _scan(data: bytes) -> set[str]:

@@ -20,7 +20,7 @@ from belay_cli.checkpoints.storage import AnyPath, ReadAt, StoredFile, open_file
 from belay_cli.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-_METADATA = "__metadata__"
+METADATA = "__metadata__"
 
 
 class Tensor(NamedTuple):
@@ -81,7 +81,7 @@ _COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the check
 def parse_header(path: AnyPath, size: int, text: bytes) -> WeightFile:
     """Check the header `text` of a file of `size` bytes."""
     header = _parse_json(path, text)
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("has a header whose __metadata__ is not text by text", file=path)
     tensors = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))

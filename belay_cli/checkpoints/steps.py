@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.checkpoints.weights import Weights
-from belay_cli.errors import CheckpointError, SeriesError
+from belay_cli.errors import SeriesError
 
 TRAINER_STATE = "trainer_state.json"
 _LARGEST_RECORD = 100_000_000  # bytes
@@ -57,16 +57,7 @@ def recorded_step(weights: Weights, directory: AnyPath | None) -> int | None:
 
 
 def _trainer_step(path: AnyPath) -> int | None:
-    if path.stat().st_size > _LARGEST_RECORD:
-        raise CheckpointError("is over 100 MB, too large for a record of the trainer's state", file=path)
-    try:
-        state = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            "is not valid JSON",
-            file=path,
-            hint="the checkpoint's step is read from it; save it again, or remove it",
-        ) from error
+    state = read_json(path, hint="the checkpoint's step is read from it; save it again, or remove it")
     step = state.get("global_step") if isinstance(state, dict) else None
     return step if type(step) is int and 0 <= step < 10**_MOST_DIGITS else None
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json as _json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from belay_cli.checkpoints import Selection, Series, find_series
+from belay_cli.checkpoints.json_file import read_json
+from belay_cli.checkpoints.remote import is_url
 from belay_cli.cli import options as o
 from belay_cli.cli import summary as summaries
 from belay_cli.console import Console
 from belay_cli.errors import BelayError, UsageError
-from belay_cli.plan.buffers import available_cores
+from belay_cli.plan.buffers import wanted_threads
 from belay_cli.provenance import LOCAL
 from belay_cli.verify import FAILED, HELD, Check
 from belay_cli.verify import verify as check_output
@@ -59,7 +60,7 @@ def verify(
     share = _share(sample)
     inputs = _find_inputs(Path(output), checkpoints)
     with console.share("Verifying") as progress:
-        checks = check_output(Path(output), inputs, share, threads or available_cores(), progress)
+        checks = check_output(Path(output), inputs, share, wanted_threads(threads), progress)
     good = all(check.status == HELD for check in checks)
     if summary:
         summaries.append(summary, summaries.of_verify(output, checks))
@@ -93,13 +94,17 @@ def _share(text: str) -> float:
     return share
 
 
-def _find_inputs(output: Path, given: list[str] | None) -> Series | None:
-    """The checkpoints given, else those that the output remembers, else None."""
+def _find_inputs(output: Path, given: list[str] | None) -> Series | str:
+    """The checkpoints given, else those that the output remembers, else why there are none."""
     selection = Selection(order="given", allow_averages=True)
     if given:
         return find_series(given, selection)
+    if not output.is_dir():
+        return "a file does not say where the checkpoints lay; give them with --checkpoints"
     try:
-        paths = _json.loads((output / LOCAL).read_bytes())["checkpoints"]
-        return find_series([str(path) for path in paths], selection)
-    except (OSError, ValueError, KeyError, TypeError, BelayError):
-        return None
+        paths = [str(path) for path in read_json(output / LOCAL)["checkpoints"]]
+        if any(map(is_url, paths)):  # whoever made the output would choose whom this machine asks
+            return "the checkpoints lay at URLs, which are asked only if given: --checkpoints"
+        return find_series(paths, selection)
+    except (ValueError, KeyError, TypeError, BelayError):
+        return "the checkpoints are not where they were; give them with --checkpoints"

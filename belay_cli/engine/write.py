@@ -1,7 +1,7 @@
 """The writer: safetensors files, header first, built beside the target and put in place when they are whole.
 
-A finished output is complete; anything else is absent. Every file is built in a directory of its own next
-to the target, is synced, and only then renamed into place, the file by which loaders find the weights last.
+A finished output is complete; anything else is absent. Every file is built in a hidden directory on the target's
+disk, is synced, and only then renamed into place, the file by which loaders find the weights last.
 """
 
 from __future__ import annotations
@@ -9,33 +9,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
-import signal
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
+from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.local import reason
+from belay_cli.checkpoints.storage import AnyPath, open_file
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.digest import TensorDigests, to_take_later
-from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.engine.signals import signals_held
+from belay_cli.engine.staging import staging_directory
+from belay_cli.errors import OutputError
 from belay_cli.plan import Plan, PlannedOutput
 from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.plan import copies_from
 from belay_cli.provenance import DOCUMENT, LOCAL, local_document
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks on directories, so nothing is cleaned up after a killed run
-    fcntl = None  # type: ignore[assignment]
-
 _LARGEST_WRITE = 1 << 30
+_OTHER_FILES = 128  # standard streams, libraries, directories
+_COPIED = 4 << 20  # bytes at a time
 
 
 class OutputWriter:
@@ -51,10 +48,10 @@ class OutputWriter:
         self._descriptors: list[int] = []
         self._lock = -1
         with self._errors_named():
-            self._directory, self._lock = _staging_directory(self._target.path)
+            self._directory, self._lock = staging_directory(self._target)
 
     def create(self) -> None:
-        """Create every weight file at its full size, header first. Raises OutputError if the disk is too small."""
+        """Create every weight file at its full size, header first. Raises OutputError if there cannot be such files."""
         with self._errors_named():
             for head, shard in zip(self._headers, self._plan.shards, strict=True):
                 path = self._directory / shard.name
@@ -92,8 +89,8 @@ class OutputWriter:
             digests = self._finish_digests()
             for head in reversed(self._plan.headers(self._output, self._fingerprints, digests)):
                 descriptor = self._descriptors.pop()
-                _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                 try:
+                    _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                     if self._plan.options.sync:
                         os.fsync(descriptor)
                 finally:
@@ -126,12 +123,17 @@ class OutputWriter:
             path = self._directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             source = copies_from(self._plan.series) / name
-            try:
-                content = self._plan.edited.get(name) or source.read_bytes()
-            except OSError as error:
-                raise CheckpointError(f"cannot be copied: {reason(error)}", file=source) from error
-            path.write_bytes(content)
+            edited = self._plan.edited.get(name)
+            if edited is not None:
+                path.write_bytes(edited)
+            else:
+                self._copy(source, path)
             self._sync_path(path)
+
+    def _copy(self, source: AnyPath, path: Path) -> None:
+        with open_file(source) as file, path.open("wb") as copy:
+            for offset in range(0, file.size, _COPIED):
+                copy.write(file.read_at(offset, min(_COPIED, file.size - offset)))
 
     def _sync_path(self, path: Path) -> None:
         if self._plan.options.sync and os.name == "posix":
@@ -148,31 +150,31 @@ class OutputWriter:
             if target.is_file:
                 _move_file(self._directory / self._plan.shards[0].name, target.path, replace=bool(target.replaced))
                 self.discard()
-            elif not target.replaced and not _has_entries(target.path):
+            elif target.is_new:
                 self._directory.rename(target.path)
                 self._unlock()
             else:
                 self._replace_in_directory()
                 self.discard()
-            self._sync_path(target.path.absolute().parent)
+            self._sync_path(target.place)
 
     def _replace_in_directory(self) -> None:
         """The old output's files step aside, an index first, and the new ones move in, the index last.
 
-        In between no loader finds weights there. If a step fails, the old output is put back.
+        In between no loader finds weights there. If a step fails, the old output is put back. Its record goes last and
+        comes first, so that it says whose the files are even after a run that was killed.
         """
         target, aside = self._target.path, self._directory / "replaced"
-        target.mkdir(exist_ok=True)
         entry = self._plan.index()
         weights = [shard.name for shard in self._plan.shards] + ([entry[0]] if entry else [])
         stepped_aside: list[str] = []
         moved_in: list[str] = []
         try:
-            for name in sorted(self._target.replaced, key=lambda name: not name.endswith(".json")):
+            for name in sorted(self._target.replaced, key=_leaves):
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).rename(aside / name)
                 stepped_aside.append(name)
-            for name in [*self._plan.copies, DOCUMENT, LOCAL, *weights]:
+            for name in [DOCUMENT, LOCAL, *self._plan.copies, *weights]:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 _move_file(self._directory / name, target / name, replace=False)
                 moved_in.append(name)
@@ -211,98 +213,64 @@ class OutputWriter:
 
 @contextlib.contextmanager
 def staged_outputs(plan: Plan, fingerprints: Sequence[str]) -> Iterator[list[OutputWriter]]:
-    """A writer for each output of the plan. On leaving: all in place, or, after any exception, none left behind."""
+    """A writer for each output of the plan. On leaving: all whole and in place; after any exception, nothing half done.
+
+    If one cannot be put in place, those before it stay: each is whole by itself.
+    """
     _check_space(plan)
+    _allow_files(plan)
     writers: list[OutputWriter] = []
     try:
         for output in plan.outputs:
-            with _signals_held():  # from here on there is something to remove
+            with signals_held():  # from here on there is something to remove
                 writers.append(OutputWriter(plan, output, fingerprints))
             writers[-1].create()
         yield writers
         for writer in writers:
             writer.sync()
-        with _signals_held():
+        with signals_held():
             for writer in writers:
                 writer.put_in_place()
     except BaseException:
-        with _signals_held():  # whoever presses Ctrl-C twice wants it to end, not to leave half an output
+        with signals_held():  # whoever presses Ctrl-C twice wants it to end, not to leave half an output
             for writer in writers:
                 writer.discard()
         raise
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of the block, so that nothing is left half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = {s: signal.signal(s, lambda number, frame: held.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+def _allow_files(plan: Plan) -> None:
+    """Let this process open every file of the output at once, beside its inputs. Raises OutputError if it may not."""
     try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-        for number in held:
-            signal.raise_signal(number)
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited, written = resource.RLIM_INFINITY, len(plan.outputs) * len(plan.shards)
+    if soft == unlimited or written <= soft // 4:  # inputs may take half of what is allowed
+        return
+    needed = 2 * written + _OTHER_FILES
+    if hard != unlimited and needed > hard:
+        raise OutputError(
+            f"takes {needed} open files, and {hard} are allowed",
+            file=plan.outputs[0].target.path,
+            hint="write fewer, larger files: --max-shard-size",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
 
 
 def _check_space(plan: Plan) -> None:
     """Raise OutputError if the disk lacks the room, before anything is read. Outputs on one disk add up."""
     needed: dict[int, int] = {}
     for output in plan.outputs:
-        parent = output.target.path.absolute().parent
-        device = parent.stat().st_dev
+        device = output.target.place.stat().st_dev
         needed[device] = needed.get(device, 0) + sum(plan.files(output).values())
-        free = shutil.disk_usage(parent).free
+        free = shutil.disk_usage(output.target.place).free
         if needed[device] > free:
             raise OutputError(
                 f"cannot be written: it takes {words.size(needed[device])}, and {words.size(free)} are free",
                 file=output.target.path,
                 hint="make room, or write somewhere else: -o",
             )
-
-
-def _staging_directory(target: Path) -> tuple[Path, int]:
-    """A new directory beside the target, with a lock that says a living process owns it; -1 where there are none."""
-    # A lock may be known to one machine only, so the machine is in the name and cleans up after itself alone.
-    parent, prefix = target.absolute().parent, f".{target.name}.belay-{socket.gethostname()}-"
-    _remove_abandoned(parent, prefix)
-    while True:
-        directory = parent / f"{prefix}{secrets.token_hex(4)}"
-        directory.mkdir()
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another run took it for abandoned
-            lock = _lock(directory)
-            if directory.exists():
-                return directory, lock
-
-
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove what runs that were killed left behind for the same target: nobody holds its lock."""
-    for directory in [entry for entry in parent.iterdir() if entry.name.startswith(prefix)]:
-        with contextlib.suppress(OSError):
-            lock = _lock(directory)
-            if lock >= 0:
-                shutil.rmtree(directory, ignore_errors=True)
-                os.close(lock)
-
-
-def _lock(directory: Path) -> int:
-    """A descriptor that holds the lock, or -1 where there are no locks. Raises BlockingIOError if another holds it."""
-    if fcntl is None:
-        return -1
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    except OSError:
-        os.close(descriptor)
-        return -1
-    return descriptor
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
@@ -326,5 +294,6 @@ def _move_file(source: Path, target: Path, *, replace: bool) -> None:
     source.replace(target)
 
 
-def _has_entries(path: Path) -> bool:
-    return path.is_dir() and any(path.iterdir())
+def _leaves(name: str) -> int:
+    """When a file of an older output steps aside: an index first, its record last."""
+    return 0 if name.endswith(INDEX_SUFFIX) else 2 if name == DOCUMENT else 1

@@ -44,10 +44,8 @@ def plan_buffers(
 
     Raises UsageError if not even one thread with the smallest chunk fits.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads must be 1 or more, not {threads}")
     each = bytes_per_element(outputs, source_bytes, output_bytes)
-    wanted = threads or available_cores()
+    wanted = wanted_threads(threads)
     if chunk is None:
         chunk = max(_GOOD_CHUNK, min(_LARGEST_CHUNK, _CACHE_BYTES // (8 * (outputs + 1))))
         chunk = max(_SMALLEST_CHUNK, min(chunk, max_memory // (wanted * each))) // 64 * 64
@@ -59,6 +57,13 @@ def plan_buffers(
             hint="the default is " + DEFAULT_MAX_MEMORY,
         )
     return Buffers(fitting, chunk, fitting * chunk * each, max_memory)
+
+
+def wanted_threads(given: int | None) -> int:
+    """The number given, or one for each core. Raises UsageError if it is less than 1."""
+    if given is not None and given < 1:
+        raise UsageError(f"--threads must be 1 or more, not {given}")
+    return given or available_cores()
 
 
 def available_cores() -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.errors import UsageError
+from belay_cli.plan.policies import AVERAGE, DELTA
 
 DEFAULT_SHARD_SIZE = "5GB"
 
@@ -33,6 +35,11 @@ class PlannedTensor:
     offset: int = 0
 
     @property
+    def averaged(self) -> bool:
+        """Whether its values come from several checkpoints, by themselves or as a factor of an update."""
+        return self.action in (AVERAGE, DELTA)
+
+    @property
     def copied(self) -> bool:
         """Whether the bytes of the last checkpoint are taken as they are."""
         return self.action == "last" and self.source_dtype == self.dtype
@@ -53,7 +60,7 @@ def parse_size(text: str, option: str) -> int:
         number = float(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
-    if match is None or number <= 0:
+    if match is None or not 0 < number < math.inf:
         raise UsageError(f"{option} '{text}' is not a size", hint="write 5GB, 500MB or 2GiB")
     base = 1024 if match[3] else 1000
     return int(number * base ** " KMGT".index(match[2].upper() or " "))

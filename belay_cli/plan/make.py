@@ -11,9 +11,9 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import companions
 from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
-from belay_cli.checkpoints.safetensors_header import Tensor
+from belay_cli.checkpoints.safetensors_header import LARGEST_HEADER, METADATA, Tensor
 from belay_cli.checkpoints.storage import is_remote
-from belay_cli.errors import UsageError
+from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.plan.adapters import edited_config, of_rank, planned_updates
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
 from belay_cli.plan.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out, parse_size
@@ -64,6 +64,7 @@ def make_plan(
         buffers=_plan_buffers(series, options, placed, len(outputs)),
         warnings=tuple(_warnings(series, planned, placed, led_outside)),
     )
+    _refuse_long_headers(plan)
     for target in targets:
         refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *copies])
     return plan
@@ -80,9 +81,26 @@ def _plan_tensors(series: Series, options: PlanOptions, factors: set[str]) -> li
     """Those of the last checkpoint that are not dropped; `factors` are averaged as the updates they stand for."""
     tensors = [_plan_tensor(tensor, options, tensor.name in factors) for tensor in series.last.tensors.values()]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
+    if any(tensor.name == METADATA for tensor in kept):
+        raise CheckpointError(
+            f"holds a tensor named {METADATA}, a name that safetensors keeps for itself",
+            file=series.last.path,
+            tensor=METADATA,
+            hint=f"leave it out: --drop {METADATA}",
+        )
     if not kept:
         raise UsageError("--drop leaves no tensor", hint="drop fewer")
     return kept
+
+
+def _refuse_long_headers(plan: Plan) -> None:
+    for output in plan.outputs:
+        for shard, head in zip(plan.shards, plan.headers(output), strict=True):
+            if len(head) > LARGEST_HEADER:
+                raise UsageError(
+                    f"the header of {shard.name} would have {len(head)} bytes; safetensors allows {LARGEST_HEADER}",
+                    hint="write more files: a smaller --max-shard-size",
+                )
 
 
 def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | None], *, overwrite: bool) -> list[Target]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
 from belay_cli.checkpoints.storage import is_remote
 from belay_cli.errors import CheckpointError, OutputError
@@ -18,11 +21,29 @@ from belay_cli.provenance import DOCUMENT, LOCAL
 
 @dataclass(frozen=True)
 class Target:
-    """Where one output goes. `replaced` are names in `path` (or `path` itself, for a file) that belay wrote before."""
+    """Where one output goes. `replaced` are names in `path` (or `path` itself, for a file) that belay wrote before.
+
+    `is_new` says that nothing stood there.
+    """
 
     path: Path
     is_file: bool
     replaced: tuple[str, ...] = ()
+    is_new: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The directory in which the output is built, on the disk where it will be.
+
+        That of a new output is the one it will lie in. In a directory that is there already, which may be a disk of
+        its own or a link, only files can be put.
+        """
+        return self.path.absolute().parent if self.is_file or self.is_new else self.path
+
+
+def staging_prefix(path: Path) -> str:
+    """How the hidden directories begin in which an output for `path` is built."""
+    return f".{path.absolute().name}.belay-"
 
 
 def default_output(series: Series) -> Path:
@@ -36,11 +57,13 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
     _keep_clear_of_inputs(path, series)
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise OutputError("cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {parent}")
+        raise OutputError(
+            "cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {shlex.quote(str(parent))}"
+        )
     if not is_file and path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise OutputError("is not a name for safetensors", file=path, hint=f"-o {path.stem}.safetensors")
     if not path.exists() and not path.is_symlink():
-        return Target(path, is_file)
+        return Target(path, is_file, is_new=True)
     if is_file:
         return _existing_file(path, overwrite)
     return _existing_directory(path, overwrite)
@@ -74,12 +97,13 @@ def _exists(path: Path) -> OutputError:
 def _existing_directory(path: Path, overwrite: bool) -> Target:
     if not path.is_dir():
         raise OutputError("exists and is not a directory", file=path, hint="write somewhere else: -o")
-    entries = sorted(entry.name for entry in path.iterdir())
+    names = (entry.name for entry in path.iterdir())
+    entries = sorted(name for name in names if not name.startswith(staging_prefix(path)))
     if not entries:
         return Target(path, False)
     if not overwrite:
         raise _exists(path)
-    ours: set[str] = set()
+    ours = _files_of_record(path)
     for name in entries:
         if name.endswith(SUFFIX):
             file = _written_by_belay(path / name)
@@ -87,10 +111,8 @@ def _existing_directory(path: Path, overwrite: bool) -> Target:
                 raise OutputError(
                     f"holds {name}, which belay did not write", file=path, hint="write somewhere else: -o"
                 )
-            ours |= {name, *_recorded_copies(file)}
-    if ours:
-        ours |= {DOCUMENT, LOCAL}
-        ours |= {name for name in entries if name.endswith(INDEX_SUFFIX)}
+            ours |= {name, DOCUMENT, LOCAL, *_recorded_copies(_parsed(file.metadata.get("belay.copies", "")))}
+    ours |= {name for name in entries if name.endswith(INDEX_SUFFIX) and _is_index_of(path / name, ours)}
     return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
 
 
@@ -102,16 +124,40 @@ def _written_by_belay(path: Path) -> WeightFile | None:
     return file if "belay.version" in file.metadata else None
 
 
-def _recorded_copies(file: WeightFile) -> list[str]:
-    """The names that the output's own record lists as copied; anything that would lead outside is passed over."""
-    try:
-        names = json.loads(file.metadata.get("belay.copies", "[]"))
-    except ValueError:
-        return []
+def _recorded_copies(names: Any) -> set[str]:
+    """Of the names that an output's own record lists as copied, those that can be; none leads outside."""
     if not isinstance(names, list):
-        return []
+        return set()
     plain = [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
-    return [name for name in plain if is_companion(name.rpartition("/")[2])]
+    return {name for name in plain if is_companion(name.rpartition("/")[2])}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _files_of_record(directory: Path) -> set[str]:
+    """belay.json and what it lists; all that is left of an output if a run was killed while it was replaced."""
+    try:
+        found = read_json(directory / DOCUMENT)
+    except CheckpointError:
+        return set()
+    if not isinstance(found, dict) or "schema" not in found:
+        return set()
+    return {DOCUMENT, LOCAL} | _recorded_copies(found.get("copies"))
+
+
+def _is_index_of(path: Path, files: set[str]) -> bool:
+    """Whether an index names no file but these."""
+    try:
+        found = read_json(path)
+    except CheckpointError:
+        return False
+    owners = found.get("weight_map") if isinstance(found, dict) else None
+    return isinstance(owners, dict) and bool(owners) and all(owner in files for owner in map(str, owners.values()))
 
 
 def refuse_foreign(target: Target, names: Iterable[str]) -> None:

@@ -59,7 +59,7 @@ def _mend(rule: Rule, too_long: bool) -> str:
 def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[str]:
     """About what is averaged."""
     averaged = [tensor.name for tensor in tensors if tensor.action == AVERAGE]
-    if not averaged:
+    if not averaged and not any(tensor.action == DELTA for tensor in tensors):
         yield "no tensor is averaged: the output is the last checkpoint"
     statistics = [name for name in averaged if name.endswith(("running_mean", "running_var"))]
     if statistics:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.errors import CheckpointError
 from belay_cli.provenance import DOCUMENT, LOCAL, document_text
 from belay_cli.publish.average import read_average
@@ -75,22 +76,21 @@ def _picture(document: Mapping[str, Any]) -> bytes:
 def _source_card(output: Path) -> str | None:
     """The card that lay beside the checkpoints, if the output remembers one."""
     try:
-        found = json.loads((output / LOCAL).read_bytes()).get("card")
-    except (OSError, ValueError, AttributeError, RecursionError):
+        found = read_json(output / LOCAL, _LARGEST)
+    except CheckpointError:
         return None
-    return found if isinstance(found, str) else None
+    card = found.get("card") if isinstance(found, dict) else None
+    return card if isinstance(card, str) else None
 
 
 def _config(output: Path) -> dict[str, Any] | None:
     for name in _CONFIGS:
         path = output / name
-        if output.is_dir() and path.is_file() and path.stat().st_size <= _LARGEST:
-            try:
-                found = json.loads(path.read_bytes())
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(found, dict):
-                return found
+        if output.is_dir() and path.is_file():
+            with contextlib.suppress(CheckpointError):
+                found = read_json(path, _LARGEST)
+                if isinstance(found, dict):
+                    return found
     return None
 
 

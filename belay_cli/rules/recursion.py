@@ -6,12 +6,15 @@ with them, which makes it the witness in tests and in verification.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from belay_cli.rules.dynamics import Dynamics, Float64Array
+
+_TICK_BY_TICK = 4096
 
 
 def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Iterator[Float64Array]:
@@ -65,24 +68,38 @@ def replay_intervals(
         w, before = now, tick
     if not debias:
         return np.asarray(state[1])
-    total = dynamics.a
-    for _ in range(ticks[-1] - ticks[0]):
-        total = total + dynamics.a * (1.0 - total)
+    # total ← total + a·(1 − total) from a on, at each of the ticks that follow the first
+    total = -math.expm1((ticks[-1] - ticks[0] + 1) * math.log1p(-dynamics.a)) if dynamics.a < 1 else 1.0
     return np.asarray(state[1] / total)
 
 
 @lru_cache(maxsize=1024)
 def _interval(dynamics: Dynamics, n: int) -> Float64Array:
-    """n ticks as a [3, 5] matrix from (x, e, v, w, δ) to (x, e, v), tick by tick."""
+    """n ticks as a [3, 5] matrix from (x, e, v, w, δ) to (x, e, v)."""
+    return np.asarray((np.eye(5) + _change(dynamics, n))[:3])
+
+
+def _change(dynamics: Dynamics, n: int) -> Float64Array:
+    """What n ticks change, [5, 5]: tick by tick, or for many ticks as half of them and the other half after those.
+
+    With D the change of m ticks, 2m ticks change 2·D + D·D; the identity, next to which D is small, stays out of it.
+    """
+    if n > _TICK_BY_TICK:
+        half = _change(dynamics, n // 2)
+        twice = 2 * half + half @ half
+        one = _change(dynamics, n % 2)
+        return np.asarray(one + twice + one @ twice)
     alpha, mu = dynamics.spring, dynamics.inertia
     beta, kappa = dynamics.feedback * dynamics.a, dynamics.curvature * dynamics.a
     x, e, v, w, delta = np.eye(5)
+    changed = np.zeros((5, 5))
     for _ in range(n):
-        x = x + delta - kappa * (x - w) + beta * (e - x)
-        w = w + delta
-        v = mu * v + alpha * (x - e)
-        e = e + v
-    return np.array([x, e, v])
+        step = delta - kappa * (x - w) + beta * (e - x)
+        x, w = x + step, w + delta
+        push = mu * v + alpha * (x - e)
+        changed += np.array([step, push, push - v, delta, np.zeros(5)])
+        v, e = push, e + push
+    return changed
 
 
 def debiased_ema_weights(a: float, ticks: Sequence[int], weights: Float64Array) -> Float64Array:

@@ -1,0 +1,24 @@
+"""A JSON file that may come from anyone: read only if it is of a size that can be right."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from belay_cli.checkpoints.local import reason
+from belay_cli.checkpoints.storage import AnyPath
+from belay_cli.errors import CheckpointError
+
+LARGEST = 100_000_000  # bytes
+
+
+def read_json(path: AnyPath, largest: int = LARGEST, *, hint: str = "copy or save it again") -> Any:
+    """The value in a file of at most `largest` bytes. Raises CheckpointError."""
+    try:
+        if path.stat().st_size > largest:
+            raise CheckpointError(f"is over {largest // 1_000_000} MB, too large for what it should be", file=path)
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {reason(error)}", file=path) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("is not valid JSON", file=path, hint=hint) from error
