@@ -164,7 +164,7 @@ class Console:
             return
         if done["status"] == "planned":
             self.table([("file", "size", "")] + [_file_row(file) for file in done["files"]])
-        sent = [file for file in done["files"] if file["action"] == "add"]
+        sent = [file for file in done["files"] if file["action"] in ("add", "replace")]
         total = f"{words.plural(len(sent), 'file')}, {words.size(sum(file['bytes'] for file in sent))}"
         mark = "✓" if _unicode(self._out) else "done:"
         head, tail = {
@@ -176,7 +176,12 @@ class Console:
 
 
 def _file_row(file: dict[str, Any]) -> tuple[str, ...]:
-    action = {"add": "upload", "keep": "there already", "delete": "delete: older weights"}[file["action"]]
+    action = {
+        "add": "upload",
+        "replace": "upload, replacing the one there",
+        "keep": "there already",
+        "delete": "delete: older weights",
+    }[file["action"]]
     return file["path"], words.size(file["bytes"]) if file["bytes"] else "-", action
 
 

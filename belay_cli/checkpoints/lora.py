@@ -151,9 +151,11 @@ def with_rank(config: Mapping[str, Any], rank: int) -> dict[str, Any]:
             hint="leave it out: each update keeps its rank",
         )
     r, alpha = config.get("r"), config.get("lora_alpha")
-    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if type(r) is not int or r < 1 or not number or not abs(alpha) < _LARGEST_ALPHA:
-        raise UsageError(f"--lora-rank needs r and lora_alpha in {ADAPTER_CONFIG}")
+    error = UsageError(f"--lora-rank needs r and lora_alpha in {ADAPTER_CONFIG}")
+    if type(r) is not int or r < 1:
+        raise error
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < _LARGEST_ALPHA:
+        raise error
     scaled = alpha * (math.sqrt(rank / r) if config.get("use_rslora") else rank / r)
     changed = {**config, "r": rank, "lora_alpha": int(scaled) if scaled == int(scaled) else scaled}
     return {**changed, "init_lora_weights": True} if begun in _PARTICULAR_ABOUT_RANKS else changed

@@ -15,6 +15,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -90,8 +91,7 @@ def run(arguments: list[str]) -> int:
             raise KeyboardInterrupt
         return int(code or 0)
     except BelayError as error:
-        if debug:
-            raise
+        _trace(debug)
         console.error(error)
         return error.exit_code
     except typer.TyperException as error:
@@ -103,17 +103,20 @@ def run(arguments: list[str]) -> int:
         console.error(BelayError("terminated", hint="no unfinished output is left behind"))
         return 143
     except OSError as error:
-        if debug:
-            raise
+        _trace(debug)
         with contextlib.suppress(OSError):  # it may be stdout itself that failed
             console.error(BelayError(error.strerror or str(error), file=error.filename))
         return 1
     except Exception as error:
-        if debug:
-            raise
+        _trace(debug)
         kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         console.error(BelayError(kind, hint="this is unexpected; --debug shows where it happened"))
         return 1
+
+
+def _trace(wanted: bool) -> None:
+    if wanted:
+        traceback.print_exc()
 
 
 def _usage(console: Console, error: typer.TyperException) -> int:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.cli import options as o
 from belay_cli.cli import summary as summaries
 from belay_cli.console import Console
 from belay_cli.errors import PublishError
 from belay_cli.plan.buffers import available_cores
+from belay_cli.provenance import DOCUMENT
 from belay_cli.verify import HELD, check_alone, whole_record
 
 if TYPE_CHECKING:
     from belay_cli.publish.bundle import Upload
+    from belay_cli.publish.connection import RemoteFile
     from belay_cli.publish.push import Changes
 
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="What belay wrote: a file or a directory.")]
@@ -135,14 +138,15 @@ class Publication:
         from belay_cli.publish.results import read_eval_results
 
         results = read_eval_results(eval_results) if eval_results else None  # before the long part
-        document = self._checked(output)
+        document, weights = self._checked(output)
         remote, hub = self._remote, self._hub
         card = remote.files.get(README)
         uploads, notes = contents(
             output,
             document,
+            weights=weights,
             repo_id=hub.repo_id,
-            published_card=card.read().decode(errors="replace") if card else None,
+            published_card=_published(card) if card else None,
             eval_results=results,
             exclude=exclude,
         )
@@ -154,9 +158,11 @@ class Publication:
             "output": str(output),
             "repo_id": hub.repo_id,
             "revision": self._destination.revision,
-            "files": _files(changes),
+            "files": _files(changes, remote.files),
         }
         there = hub.url if changes.nothing else self._pull_request(uploads)
+        if there:
+            done["files"] = _files(pushing.Changes((), tuple(uploads), ()), {})
         if dry_run or there:
             done |= {"status": "unchanged" if there else "planned", "url": there or hub.url}
             return done
@@ -164,8 +170,11 @@ class Publication:
         done |= {"status": "committed", "url": url}
         return done
 
-    def _checked(self, output: Path) -> dict[str, Any]:
-        """The record of an output that is whole and as it was written. Raises PublishError if it is not."""
+    def _checked(self, output: Path) -> tuple[dict[str, Any], list[str]]:
+        """The record of an output that is whole and as it was written, and the names of the files that make it up.
+
+        Raises PublishError if it is not.
+        """
         with self._console.share("Checking") as progress:
             average, records, checks = check_alone(output, available_cores(), progress)
         for check in checks:
@@ -176,7 +185,12 @@ class Publication:
                     tensor=check.tensor,
                     hint="make it again; belay verify shows more",
                 )
-        return whole_record(average, records)
+        weights = [file.path.name for file in average.files]
+        if average.directory is not None:
+            weights.append(DOCUMENT)
+        if len(average.files) > 1:
+            weights.append(f"{average.weights.stem}{INDEX_SUFFIX}")
+        return whole_record(average, records), weights
 
     def _pull_request(self, uploads: Sequence[Upload]) -> str | None:
         """The URL of a pull request that holds all of it already, if that is what is asked for."""
@@ -187,8 +201,17 @@ class Publication:
         return landed(self._hub, self._destination, self._remote.parent, uploads)
 
 
-def _files(changes: Changes) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = [{"path": u.name, "bytes": u.size, "action": "add"} for u in changes.add]
+def _published(card: RemoteFile) -> str:
+    try:
+        return card.read().decode()
+    except UnicodeDecodeError as error:
+        raise PublishError("the card on the Hub is not text in UTF-8", hint="mend it there, or delete it") from error
+
+
+def _files(changes: Changes, there: Collection[str]) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = [
+        {"path": u.name, "bytes": u.size, "action": "replace" if u.name in there else "add"} for u in changes.add
+    ]
     files += [{"path": u.name, "bytes": u.size, "action": "keep"} for u in changes.unchanged]
     files += [{"path": name, "bytes": 0, "action": "delete"} for name in changes.delete]
     return sorted(files, key=lambda file: file["path"])

@@ -22,12 +22,15 @@ _READ_BYTES = 4 << 20
 _LARGEST_TEXT = 2_000_000  # bytes; larger files are weights and tokenizers, not a place where people leave a token
 
 _SECRET_NAMES = re.compile(
-    r"(.*[-_.])?(secret|credential|password|passwd|api_?key|access_?key)s?(\..*)?|(.*[-_.])?token(\.(json|txt))?"
+    r"(.*[-_.])?(secret|credential|password|passwd|api_?key|access_?key)s?(\..*)?"
+    r"|(.*[-_.])?(token(\.(json|txt))?|tokens)|auth\.json|kubeconfig|.*service[-_]?account.*\.json"
     r"|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|keystore|kdbx)|\.?(netrc|pypirc|npmrc|htpasswd)|\.env.*|.*\.env",
     re.IGNORECASE,
 )
 _SECRET_CONTENT = re.compile(
-    rb"\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    rb"\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{50,}|\bglpat-[\w-]{20,}"
+    rb"|\bsk-[A-Za-z0-9_-]{32,}|\bxox[abprs]-[A-Za-z0-9-]{20,}|\bAIza[\w-]{35}|\bAKIA[0-9A-Z]{16}\b"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 
 
@@ -94,9 +97,14 @@ def _files(directory: Path) -> Iterator[tuple[Path, str]]:
                 yield path, path.relative_to(directory).as_posix()
 
 
+def holds_secret(content: bytes) -> bool:
+    """Whether something in it looks like a token or a key."""
+    return _SECRET_CONTENT.search(content) is not None
+
+
 def _refuse_secret(path: Path, name: str) -> None:
     small = path.suffix != SUFFIX and path.stat().st_size <= _LARGEST_TEXT
-    if _SECRET_NAMES.fullmatch(path.name) or (small and _SECRET_CONTENT.search(path.read_bytes())):
+    if _SECRET_NAMES.fullmatch(path.name) or (small and holds_secret(path.read_bytes())):
         raise PublishError(
             "looks like a secret; nothing was uploaded", file=path, hint=f"move it away, or say --exclude '{name}'"
         )

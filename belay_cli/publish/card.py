@@ -95,8 +95,8 @@ def _gap(before: str, newline: str, new: bool) -> str:
     """What separates a new section from the text before it: one empty line."""
     if not new or not before.strip("\ufeff"):
         return ""
-    ends = re.search(r"(?:\r\n|\r|\n)*$", before)
-    return newline * max(0, 2 - len(re.findall(r"\r\n|\r|\n", ends[0] if ends else "")))
+    ends = before[len(before.rstrip("\r\n")) :]
+    return newline * max(0, 2 - len(re.findall(r"\r\n|\r|\n", ends)))
 
 
 def _changes(

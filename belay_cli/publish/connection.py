@@ -5,14 +5,19 @@ The client retries uploads by itself, and neither look-ups nor commits. It waits
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import json
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +27,7 @@ from belay_cli.publish.bundle import Upload
 
 TIMEOUT_SECONDS = 30.0  # for the next byte of an answer, or for the server to take the next byte
 ATTEMPTS = 4
+PATIENCE_SECONDS = 60.0  # no other try after that: some requests are tried again by the client already
 _SMALL_BYTES = 1 << 20
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -83,6 +89,8 @@ class Hub:
         if not progress:
             disable_progress_bars()
         self.token = token or huggingface_hub.get_token()
+        if self.token and not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise _bad_token(huggingface_hub.constants.ENDPOINT)
         self.repo_id = repo_id
         self.api = huggingface_hub.HfApi(token=self.token or False, library_name="belay")
         self.url = f"{self.api.endpoint}/{repo_id}"
@@ -159,10 +167,11 @@ class Hub:
 
         def ask() -> list[str]:
             ids: list[str] = []
-            for commit in self.api.list_repo_commits(self.repo_id, revision=revision):
-                if commit.commit_id == parent:
-                    break
-                ids.append(commit.commit_id)
+            with contextlib.suppress(_hub_errors().RevisionNotFoundError):  # an empty repository
+                for commit in self.api.list_repo_commits(self.repo_id, revision=revision):
+                    if commit.commit_id == parent:
+                        break
+                    ids.append(commit.commit_id)
             return ids
 
         return self.retrying(ask)
@@ -171,9 +180,9 @@ class Hub:
         """Create the repository, unless somebody did meanwhile."""
         self.retrying(lambda: self.api.create_repo(self.repo_id, private=private or None, exist_ok=True))
 
-    def create_branch(self, name: str) -> None:
-        """Create a branch at the head of main, unless somebody did meanwhile."""
-        self.retrying(lambda: self.api.create_branch(self.repo_id, branch=name, exist_ok=True))
+    def create_branch(self, name: str, commit: str | None) -> None:
+        """Create a branch at a commit (None: at the head of main), unless somebody did meanwhile."""
+        self.retrying(lambda: self.api.create_branch(self.repo_id, branch=name, revision=commit, exist_ok=True))
 
     def commit(self, operations: list[Any], **options: Any) -> Any:
         """The uploads, then one request for one commit. Raises RequestError; it may be made all the same."""
@@ -182,11 +191,13 @@ class Hub:
 
     def retrying(self, ask: Callable[[], T]) -> T:
         """Ask again while that may help. Raises PublishError. Only for what may be asked twice."""
+        began = time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
                 return self._in_words(ask)
             except RequestError as failed:
-                if not failed.transient or attempt == ATTEMPTS - 1:
+                late = time.monotonic() - began > PATIENCE_SECONDS
+                if not failed.transient or late or attempt == ATTEMPTS - 1:
                     raise failed.error from failed
                 pause(attempt, failed.wait)
         raise AssertionError("unreachable")
@@ -213,6 +224,9 @@ class Hub:
             timed_out = "timeout" in type(error).__name__.lower()
             what = f"did not answer for {TIMEOUT_SECONDS:.0f} s" if timed_out else "cannot be reached"
             return RequestError(PublishError(f"{where} {what}", hint="run the same command again"), transient=True)
+        if isinstance(error, json.JSONDecodeError):  # something between here and the Hub answers in its place
+            what = f"{where} did not answer in JSON"
+            return RequestError(PublishError(what, hint="run the same command again"), transient=True)
         return None
 
     def _refused(self, error: BaseException, status: int, response: Any) -> RequestError:
@@ -226,9 +240,7 @@ class Hub:
             hint = "is its name right, and may the token see it?"
             return RequestError(PublishError(f"{self.url} is not there: {said}", hint=hint), transient=False)
         if status in (409, 412):
-            hint = "look at what is there now, and run the command again"
-            what = f"somebody else changed {self.repo_id} meanwhile; nothing was committed"
-            return RequestError(PublishError(what, hint=hint), transient=False, conflict=True)
+            return RequestError(somebody_else(self.repo_id), transient=False, conflict=True)
         wait = _wanted_wait(response)
         transient = status in _TRANSIENT and wait <= _LONGEST_WAIT
         hint = f"try again in {wait:.0f} s" if wait > _LONGEST_WAIT else "run the same command again"
@@ -239,6 +251,14 @@ class Hub:
     def _redacted(self, text: str) -> str:
         line = " ".join(text.split())[:200]
         return line.replace(self.token, "…") if self.token else line
+
+
+def somebody_else(repo_id: str) -> PublishError:
+    """The error that what was looked at is no longer what is there."""
+    return PublishError(
+        f"somebody else changed {repo_id} meanwhile; nothing was committed",
+        hint="look at what is there now, and run the command again",
+    )
 
 
 def _bad_token(endpoint: str) -> PublishError:
@@ -254,9 +274,17 @@ def pause(attempt: int, wanted: float) -> None:
 
 
 def _wanted_wait(response: Any) -> float:
-    """Seconds of a Retry-After header, 0 without one."""
-    text = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(text) if text.isdecimal() else 0.0
+    """The seconds that an answer asks to wait: in Retry-After, or as the Hub says when its limit is lifted; else 0."""
+    if response is None:
+        return 0.0
+    text = response.headers.get("Retry-After", "")
+    if text.isdecimal():
+        return float(text)
+    with contextlib.suppress(TypeError, ValueError):
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+    limit = re.search(r"\bt=(\d{1,6})\b", response.headers.get("RateLimit", ""))
+    return float(limit[1]) if limit else 0.0
 
 
 def _hub_errors() -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from belay_cli.checkpoints.json_file import read_json
-from belay_cli.errors import CheckpointError
+from belay_cli.errors import CheckpointError, PublishError
 from belay_cli.provenance import DOCUMENT, LOCAL, document_text
 from belay_cli.publish.average import read_average
-from belay_cli.publish.bundle import Upload, bundle
+from belay_cli.publish.bundle import Upload, bundle, holds_secret
 from belay_cli.publish.card import README, card
 from belay_cli.publish.pictures import coefficients_png, have_matplotlib
 from belay_cli.rules import TITLES
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 PICTURE = "coefficients.png"
+_RESULTS = "### Evaluation"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp", ".pkl", ".npz", ".msgpack", ".h5", ".gguf")
 _CONFIGS = ("config.json", "adapter_config.json", "model_index.json")
 _LARGEST = 10_000_000  # bytes of a card or a configuration
 
@@ -28,6 +30,7 @@ def contents(
     output: Path,
     document: Mapping[str, Any],
     *,
+    weights: Collection[str],
     repo_id: str,
     published_card: str | None,
     eval_results: Sequence[EvalResult] | None,
@@ -35,12 +38,16 @@ def contents(
 ) -> tuple[list[Upload], list[str]]:
     """The uploads in name order, and notes for people.
 
-    The card is the output's own README.md if there is one, else the one published before, else a new one; in an
-    existing one only belay's section is renewed. Raises PublishError or CheckpointError.
+    weights: the files of the output that are nothing without each other, by their names in it. The card is the output's
+    own README.md if that is uploaded, else the one published before, else a new one; in an existing one only belay's
+    section is renewed. Raises PublishError or CheckpointError.
     """
     uploads, notes = bundle(output, exclude)
-    own = output / README if output.is_dir() else None
-    existing = _text(own) if own and own.is_file() else published_card
+    _refuse_incomplete({upload.name for upload in uploads}, weights)
+    uploads, others = _without_other_weights(uploads, weights)
+    notes += others
+    own = output / README if any(upload.name == README for upload in uploads) else None
+    existing = _text(own) if own else published_card
     picture = PICTURE if have_matplotlib() else None
     if picture is None:
         notes.append("the card has text in place of a picture; for one: pip install 'belay-cli[plots]'")
@@ -53,13 +60,38 @@ def contents(
         picture=picture,
         eval_results=eval_results,
     )
+    if holds_secret(text.encode()):
+        raise PublishError("the card would hold what looks like a secret; nothing was uploaded", file=output / README)
+    if existing and _RESULTS in existing and _RESULTS not in text:
+        notes.append("the evaluation results on the card go; to keep them, give them again: --eval-results")
     made = [Upload(README, text.encode())]
     if picture:
         made.append(Upload(PICTURE, _picture(document)))
-    if own is None:  # a single file has its record in its metadata; a repository has it as a file too
+    if not output.is_dir():  # a single file has its record in its metadata; a repository has it as a file too
         made.append(Upload(DOCUMENT, document_text(document)))
     kept = [upload for upload in uploads if upload.name not in {m.name for m in made}]
     return sorted([*kept, *made], key=lambda upload: upload.name), notes
+
+
+def _refuse_incomplete(uploads: Collection[str], weights: Collection[str]) -> None:
+    for name in weights:
+        if name not in uploads:
+            raise PublishError(
+                f"{name} would not be uploaded, and the average is nothing without it",
+                hint="do not --exclude it; a link to elsewhere has to be replaced by the file itself",
+            )
+
+
+def _without_other_weights(uploads: list[Upload], weights: Collection[str]) -> tuple[list[Upload], list[str]]:
+    """The uploads but for checkpoints that lie in the same directory, and a note about those."""
+    others = [u.name for u in uploads if u.name.endswith(_WEIGHTS) and u.name not in weights]
+    folders = tuple(f"{name.partition('/')[0]}/" for name in others if "/" in name)
+    left = [u.name for u in uploads if u.name in others or u.name.startswith(folders)] if others else []
+    if not left:
+        return uploads, []
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    note = f"{left[0]}{more} not uploaded: weights that are no part of the average, or files beside them"
+    return [upload for upload in uploads if upload.name not in left], [note]
 
 
 def _picture(document: Mapping[str, Any]) -> bytes:
@@ -75,6 +107,8 @@ def _picture(document: Mapping[str, Any]) -> bytes:
 
 def _source_card(output: Path) -> str | None:
     """The card that lay beside the checkpoints, if the output remembers one."""
+    if not _lies_inside(output / LOCAL, output):
+        return None
     try:
         found = read_json(output / LOCAL, _LARGEST)
     except CheckpointError:
@@ -86,12 +120,16 @@ def _source_card(output: Path) -> str | None:
 def _config(output: Path) -> dict[str, Any] | None:
     for name in _CONFIGS:
         path = output / name
-        if output.is_dir() and path.is_file():
+        if output.is_dir() and path.is_file() and _lies_inside(path, output):
             with contextlib.suppress(CheckpointError):
                 found = read_json(path, _LARGEST)
                 if isinstance(found, dict):
                     return found
     return None
+
+
+def _lies_inside(path: Path, output: Path) -> bool:
+    return path.resolve().is_relative_to(output.resolve())
 
 
 def _text(path: Path) -> str:

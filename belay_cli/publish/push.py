@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,9 +12,18 @@ from typing import Any
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
 from belay_cli.errors import PublishError
 from belay_cli.publish.bundle import Upload
-from belay_cli.publish.connection import ATTEMPTS, Hub, RemoteFile, RequestError, pause
+from belay_cli.publish.connection import (
+    ATTEMPTS,
+    PATIENCE_SECONDS,
+    Hub,
+    RemoteFile,
+    RequestError,
+    pause,
+    somebody_else,
+)
 
 MAIN = "main"
+_FIRST_FILES = frozenset((".gitattributes",))  # what the Hub puts into a new repository
 MESSAGE = "Upload an average of checkpoints, made with belay"
 
 
@@ -30,11 +40,16 @@ class Destination:
 
 @dataclass(frozen=True)
 class Remote:
-    """The destination before anything is changed. `parent` is None where there is no such revision yet."""
+    """The destination before anything is changed.
+
+    `parent` is the commit to build on, None where there is no repository, or nothing in it; `files` are those in it. A
+    branch that is not there begins at the head of main.
+    """
 
     exists: bool
     parent: str | None
     files: Mapping[str, RemoteFile]
+    has_revision: bool = True
 
 
 NOWHERE = Remote(False, None, {})
@@ -67,7 +82,11 @@ def look(hub: Hub, destination: Destination) -> Remote:
         )
     if head is None and destination.create_pr:
         raise PublishError(f"{hub.url} has no revision {destination.revision} to make a pull request to")
-    return Remote(True, head, hub.files(head) if head else {})
+    has_revision = head is not None or destination.revision == MAIN
+    if not has_revision:
+        main = hub.head(MAIN)
+        head = main[0] if main else None
+    return Remote(True, head, hub.files(head) if head else {}, has_revision)
 
 
 def changes(uploads: Sequence[Upload], remote: Mapping[str, RemoteFile]) -> Changes:
@@ -107,6 +126,7 @@ def push(
     """
     hub.need_token()
     parent = _prepare(hub, destination, remote)
+    began = time.monotonic()
     for attempt in range(ATTEMPTS):
         wanted = changes(uploads, hub.files(parent) if parent else {})
         try:
@@ -114,7 +134,7 @@ def push(
         except RequestError as failed:
             if failed.unclear and (url := landed(hub, destination, parent, uploads)):
                 return url
-            if not failed.transient or attempt == ATTEMPTS - 1:
+            if not failed.transient or attempt == ATTEMPTS - 1 or time.monotonic() - began > PATIENCE_SECONDS:
                 raise failed.error from failed
             say(f"{failed.error}; trying again")
             pause(attempt, failed.wait)
@@ -126,20 +146,28 @@ def push(
             say(f"{url} was made, and what it holds could not be looked at: {error}")
         else:
             _check(hub, uploads, arrived)
+            if parent is None and changes(uploads, arrived).delete:
+                parent = done.oid  # two first commits at once in an empty repository, which no parent keeps apart
+                continue
         return url
     raise AssertionError("unreachable")
 
 
 def _prepare(hub: Hub, destination: Destination, remote: Remote) -> str | None:
-    """The commit to build on, in a repository and a branch that are made if there are none."""
-    if remote.parent is not None:
-        return remote.parent
+    """The commit to build on, in a repository and a branch that are made if there are none.
+
+    Raises PublishError if somebody else filled the repository since it was looked at: the card does not know of that.
+    """
+    parent = remote.parent
     if not remote.exists:
         hub.create_repo(destination.private)
-    if destination.revision != MAIN:
-        hub.create_branch(destination.revision)
-    found = hub.head(destination.revision)
-    return found[0] if found else None
+        found = hub.head(MAIN)
+        parent = found[0] if found else None
+        if parent and not hub.files(parent).keys() <= _FIRST_FILES:
+            raise somebody_else(hub.repo_id)
+    if destination.revision != MAIN and not (remote.exists and remote.has_revision):
+        hub.create_branch(destination.revision, parent)
+    return parent
 
 
 def landed(hub: Hub, destination: Destination, parent: str | None, uploads: Sequence[Upload]) -> str | None:

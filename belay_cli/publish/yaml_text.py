@@ -8,6 +8,7 @@ from typing import Any
 
 from belay_cli.errors import CheckpointError
 
+_MOST_NODES = 100_000
 REMOVED = object()  # as a value: the key goes
 
 # The block as the Hub and huggingface_hub find it, after a byte order mark or not.
@@ -25,6 +26,8 @@ def load(block: str, name: str) -> dict[str, Any]:
     import yaml
 
     try:
+        if _nodes(yaml.compose(block, yaml.SafeLoader), {}) > _MOST_NODES:
+            raise _broken(name, "unfolds to more than any card says")
         data = yaml.safe_load(block)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
         where = getattr(error, "problem_mark", None)
@@ -33,6 +36,17 @@ def load(block: str, name: str) -> dict[str, Any]:
     if data is not None and not isinstance(data, dict):
         raise _broken(name, "is not a list of keys and values")
     return data or {}
+
+
+def _nodes(node: Any, counted: dict[int, int]) -> int:
+    """How many values a document has when every alias is written out."""
+    if node is None or isinstance(node.value, str):
+        return 1
+    if id(node) not in counted:
+        counted[id(node)] = _MOST_NODES  # a node inside itself
+        children = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        counted[id(node)] = 1 + sum(_nodes(child, counted) for child in children)
+    return counted[id(node)]
 
 
 def _broken(name: str, what: str) -> CheckpointError:
