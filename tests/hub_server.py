@@ -40,7 +40,8 @@ LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".png")
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 BAD_TOKEN = "Invalid credentials in Authorization header"
 NO_TOKEN = "Invalid username or password."
-HOWS = ("refused", "cut before", "cut during", "cut after", "stall", "short", "short range", "ignore ranges", "slow")
+CUT = ("refused", "cut before", "cut during", "cut after", "stall", "short")
+HOWS = (*CUT, "short range", "ignore ranges", "slow", "proxy")
 MESSAGES = {429: "Rate limited", 500: "Internal Error - We're working hard to fix this as soon as possible!"}
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -377,6 +378,7 @@ class HubServer:
         "short range"    a sound answer with half of the bytes that Content-Range promises
         "ignore ranges"  200 and the whole file
         "slow"           the body in ten pieces over `seconds`
+        "proxy"          502 with a page in HTML, as something in between answers
         a function       called with the request before it is answered as always: for a swap, or a commit by another
         """
         known = how in HOWS if isinstance(how, str) else callable(how) or 400 <= how < 600
@@ -789,7 +791,7 @@ class _Handler(BaseHTTPRequestHandler):
         if callable(how):
             how(request)
             how = ""
-        self.close_connection = self.close_connection or how in HOWS[:6]
+        self.close_connection = self.close_connection or how in CUT
         if how == "refused":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return
@@ -804,6 +806,8 @@ class _Handler(BaseHTTPRequestHandler):
         request.body = body
         if isinstance(how, int) and failure:
             answer = _json({"error": MESSAGES.get(how, "no luck")}, how, failure.headers)
+        elif how == "proxy":
+            answer = Answer(502, b"<html><h1>502 Bad Gateway</h1></html>", {"Content-Type": "text/html"})
         else:
             answer = hub.answer(request)
         if how != "cut after":

@@ -224,7 +224,7 @@ def test_a_dry_run_changes_nothing(server, client, output, belay):
     assert server.repos == {}
 
 
-HOWS = ["refused", 500, 503, 429, "cut before", "cut during", "cut after", "stall"]
+HOWS = ["refused", 500, 503, 429, "proxy", "cut before", "cut during", "cut after", "stall"]
 REQUESTS = 12  # more than one push makes
 
 
@@ -343,6 +343,124 @@ def test_secrets_by_content(server, client, output, belay):
     Path(output, "notes.md").write_text("the token is hf_" + "a" * 34)
     ran = belay("push", output, "org/name")
     assert "out/notes.md: looks like a secret" in ran.err
+
+
+SECRET = "the token is hf_" + "a" * 34
+
+
+@pytest.mark.parametrize("text", ["# Mine\n", SECRET])
+def test_a_card_through_a_link_is_not_read(server, client, output, belay, tmp_path, text):
+    (tmp_path / "elsewhere.md").write_text(text)
+    Path(output, "README.md").symlink_to(tmp_path / "elsewhere.md")
+    assert belay("push", output, "org/name").code == 0
+    assert text.encode() not in published(server)[1]["README.md"]
+
+
+def test_a_card_that_is_left_out_is_not_read(server, client, output, belay):
+    Path(output, "README.md").write_text(SECRET)
+    assert belay("push", output, "org/name").code == 1
+    assert belay("push", output, "org/name", "--exclude", "README.md").code == 0
+    assert SECRET.encode() not in published(server)[1]["README.md"]
+
+
+def test_a_published_card_with_a_secret_is_not_published_again(server, client, output, belay):
+    server.make_repo("org/name", {"main": {"README.md": SECRET.encode()}})
+    ran = belay("push", output, "org/name")
+    assert ran.code == 1
+    assert ran.err.startswith(
+        "belay: out/README.md: the card would hold what looks like a secret; nothing was uploaded"
+    )
+
+
+def test_a_published_card_that_is_no_text(server, client, output, belay):
+    server.make_repo("org/name", {"main": {"README.md": b"caf\xe9"}})
+    ran = belay("push", output, "org/name")
+    assert ran.code == 1
+    assert ran.err == ("belay: the card on the Hub is not text in UTF-8\n       mend it there, or delete it\n")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "belay.json"])
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_average_is_published_whole_or_not_at_all(server, client, output, belay, tmp_path, name, linked):
+    if linked:
+        Path(output, name).rename(tmp_path / name)
+        Path(output, name).symlink_to(tmp_path / name)
+    ran = belay("push", output, "org/name", *(() if linked else ("--exclude", name)))
+    assert ran.code == 1
+    assert f"belay: {name} would not be uploaded, and the average is nothing without it\n" in ran.err
+    assert server.repos == {}
+
+
+def test_other_weights_in_the_directory_are_not_uploaded(server, client, output, belay):
+    for name in ("checkpoint-100/optimizer.pt", "checkpoint-100/config.json", "old.bin", "eval/scores.json"):
+        Path(output, name).parent.mkdir(exist_ok=True)
+        Path(output, name).write_text("x")
+    ran = belay("push", output, "org/name")
+    assert ran.code == 0
+    assert ran.err.splitlines()[0] == (
+        "note: old.bin and 2 more are not uploaded: weights that are no part of the average, or files beside them"
+    )
+    assert sorted(published(server)[1]) == sorted([*FILES, "eval/scores.json"])
+
+
+def test_what_a_push_replaces_is_said(server, client, output, belay):
+    server.make_repo("org/name", {"main": {"config.json": b"other", "README.md": b"# Mine\n"}})
+    ran = belay("push", output, "org/name", "--json", "--dry-run")
+    actions = {file["path"]: file["action"] for file in ran.json["files"]}
+    assert actions["config.json"] == actions["README.md"] == "replace"
+    assert actions["belay.json"] == "add"
+    assert "config.json" in (told := belay("push", output, "org/name", "--dry-run").out)
+    assert "upload, replacing the one there" in told
+
+
+def test_a_repository_that_somebody_fills_meanwhile(server, client, output, belay):
+    server.fail(
+        "POST .*/repos/create", lambda request: server.make_repo("org/name", {"main": {"README.md": b"# Mine"}})
+    )
+    ran = belay("push", output, "org/name")
+    assert ran.code == 1
+    assert ran.err.startswith("belay: somebody else changed org/name meanwhile; nothing was committed\n")
+    assert server.repo("org/name").files() == {"README.md": b"# Mine"}
+
+
+def test_a_new_branch_keeps_the_card_of_main(server, client, output, belay):
+    server.make_repo("org/name", {"main": {"README.md": b"# Mine\n", "a.txt": b"1"}})
+    assert belay("push", output, "org/name", "--revision", "ema").code == 0
+    files = server.repo("org/name").files("ema")
+    assert files["README.md"].decode().endswith("<!-- belay:end -->\n")
+    assert "# Mine\n" in files["README.md"].decode()
+    assert files["a.txt"] == b"1"
+    assert server.repo("org/name").files() == {"README.md": b"# Mine\n", "a.txt": b"1"}
+
+
+def test_results_that_would_go_are_said(server, client, output, belay, tmp_path):
+    (tmp_path / "results.json").write_text('{"accuracy": 0.5}')
+    assert belay("push", output, "org/name", "--eval-results", tmp_path / "results.json").code == 0
+    ran = belay("push", output, "org/name")
+    assert "note: the evaluation results on the card go; to keep them, give them again: --eval-results\n" in ran.err
+
+
+def test_a_second_pull_request_says_what_is_there(server, client, output, belay):
+    server.make_repo("org/name", {"main": {"a.txt": b"1"}})
+    assert belay("push", output, "org/name", "--create-pr").code == 0
+    again = belay("push", output, "org/name", "--create-pr", "--json").json
+    assert again["status"] == "unchanged"
+    assert {file["action"] for file in again["files"]} == {"keep"}
+
+
+@pytest.mark.parametrize("token", ["hf_a b", "hf_\n", "hf_é"])
+def test_a_token_that_cannot_be_one(server, client, output, belay, token):
+    ran = belay("push", output, "org/name", "--token", token)
+    assert ran.code == 1
+    assert ran.err.startswith("belay: the token is not valid, or has expired\n")
+    assert token not in ran.err
+
+
+def test_debug_shows_where_and_what_to_do(server, client, output, belay):
+    ran = belay("push", output, "org/name", "--token", "hf_r", "--debug")
+    assert ran.code == 1
+    assert ran.err.startswith("Traceback (most recent call last):\n")
+    assert "belay: the token may not write to org/name\n       it needs write access" in ran.err
 
 
 def test_nothing_outside_the_output_is_uploaded(server, client, output, belay, tmp_path):

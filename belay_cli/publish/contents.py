@@ -89,8 +89,8 @@ def _without_other_weights(uploads: list[Upload], weights: Collection[str]) -> t
     left = [u.name for u in uploads if u.name in others or u.name.startswith(folders)] if others else []
     if not left:
         return uploads, []
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    note = f"{left[0]}{more} not uploaded: weights that are no part of the average, or files beside them"
+    which = f"{left[0]} and {len(left) - 1} more are" if len(left) > 1 else f"{left[0]} is"
+    note = f"{which} not uploaded: weights that are no part of the average, or files beside them"
     return [upload for upload in uploads if upload.name not in left], [note]
 
 
