@@ -26,7 +26,7 @@ from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.lora import Pair, is_linear, update_pairs
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import OpenFiles
-from belay_cli.errors import BelayError, SeriesError
+from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
 from belay_cli.plan.policies import AVERAGE, Policies
 from belay_cli.provenance import DOCUMENT, Record, document, read_record
 from belay_cli.rules.dynamics import Float64Array, debiased_ema_coefficients, dynamics_coefficients
@@ -142,7 +142,11 @@ def _check_record(average: Checkpoint, records: Sequence[Record]) -> Check:
 
 def whole_record(average: Checkpoint, records: Sequence[Record]) -> dict[str, Any]:
     """What the files of an output say together: the content of its belay.json."""
-    return document(average.files[0].metadata, {name: d for record in records for name, d in record.digests.items()})
+    digests = {name: digest for record in records for name, digest in record.digests.items()}
+    try:
+        return document(average.files[0].metadata, digests)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("has a damaged record of how it was made", file=average.files[0].path) from error
 
 
 def _check_digests(average: Checkpoint, records: Sequence[Record], threads: int, counter: _Counter) -> Check:
@@ -172,8 +176,11 @@ def _digest(average: Checkpoint, name: str, counter: _Counter) -> str:
 
 def _check_coefficients(record: Record) -> Check:
     ticks = [entry.tick for entry in record.series]
-    derive = debiased_ema_coefficients(record.dynamics.a, ticks) if record.debias else None
-    c = dynamics_coefficients(record.dynamics, ticks) if derive is None else derive
+    try:
+        derive = debiased_ema_coefficients(record.dynamics.a, ticks) if record.debias else None
+        c = dynamics_coefficients(record.dynamics, ticks) if derive is None else derive
+    except UsageError as error:
+        return Check("coefficients", FAILED, f"the recorded rule is none: {error}")
     for entry, expected in zip(record.series, c.tolist(), strict=True):
         if not abs(entry.coefficient - expected) <= _COEFFICIENT_TOLERANCE:
             what = f"{entry.name} is recorded with {entry.coefficient:.9g}; the rule gives {expected:.9g}"
@@ -186,7 +193,9 @@ def _recorded_inputs(record: Record, series: Series) -> list[Checkpoint]:
     found = dict(zip(fingerprints(series.checkpoints), series.checkpoints, strict=True))
     for entry in record.series:
         if entry.fingerprint not in found:
-            raise SeriesError(f"none of the checkpoints given is the recorded {entry.name}: its fingerprint is another")
+            named = any(checkpoint.name == entry.name for checkpoint in series.checkpoints)
+            what = "is not the one that was recorded" if named else "is not among the checkpoints given"
+            raise SeriesError(f"{entry.name} {what}")
     return [found[entry.fingerprint] for entry in record.series]
 
 
@@ -265,7 +274,10 @@ def _check_tensor(
     """How many values were checked, and what is wrong with the first bad one."""
     tensor, checked = average.tensors[name], 0
     sources = inputs if averaged else inputs[-1:]
-    if any(source.tensors[name].shape != tensor.shape for source in sources if name in source.tensors):
+    for source in sources:
+        if name not in source.tensors:
+            return 0, f"is not in {source.name}"
+    if any(source.tensors[name].shape != tensor.shape for source in sources):
         return 0, "has another shape than in the checkpoints"
     if tensor.dtype != _recorded_dtype(record, inputs[-1].tensors[name].dtype):
         return 0, f"is {DTYPES[tensor.dtype].name}, which is not what the record says"

@@ -86,6 +86,7 @@ def test_the_average_of_updates_is_exact(options, belay):
     run(**options)
     report = average(["run"], "out", half_life="60%", lora="delta", lora_rank=6)
     assert report.discarded_energy < 1e-12
+    assert not any("no tensor is averaged" in warning for warning in report.warnings)
     found, exact = updates(loaded("out")), expected(report, **options)
     assert found.keys() == exact.keys()
     for name, update in exact.items():

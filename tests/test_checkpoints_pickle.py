@@ -37,6 +37,14 @@ def test_a_payload_is_named_and_does_not_run(tmp_path, protocol):
     assert not target.exists()
 
 
+@pytest.mark.parametrize("wrap", [lambda key: key, lambda key: (1, key), lambda key: frozenset((key,))])
+def test_keys_made_to_collide(wrap):
+    for key in (2**61 - 1, -(2**61) + 1, 7 * (2**61 - 1)):
+        with pytest.raises(ValueError, match="numbers for keys that are larger than any in a checkpoint"):
+            load(pickle.dumps({wrap(key): None}), {**DICT, "builtins.frozenset": frozenset})
+    assert load(pickle.dumps({2**61 - 2: None}), DICT) == {2**61 - 2: None}
+
+
 @pytest.mark.parametrize("protocol", range(6))
 @given(
     value=st.recursive(

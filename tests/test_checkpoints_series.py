@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -291,6 +293,26 @@ def test_a_sharded_directory(tmp_path):
     index.unlink()
     with pytest.raises(CheckpointError, match=r"holds shards of model.safetensors but no model.safetensors.index.json"):
         open_checkpoint(tmp_path)
+
+
+def test_a_shard_that_the_index_does_not_name(tmp_path):
+    index = sharded(tmp_path)
+    content = json.loads(index.read_text())
+    content["weight_map"] = {n: f for n, f in content["weight_map"].items() if f.startswith("model-00001")}
+    index.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"does not name model-00002-of-00002.safetensors, which lies"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_name_that_takes_no_time_to_read(tmp_path):
+    make_files(tmp_path, steps=[1])
+    (tmp_path / f"rng_{'1' * 40}!.bin").write_bytes(b"")
+    (tmp_path / f"optim{'_1' * 40}!.bin").write_bytes(b"")
+    program = (
+        "import pathlib, sys; from belay_cli.checkpoints.directory import weight_sets; "
+        "weight_sets(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60, check=True)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from belay_cli import average
 from belay_cli.engine import stream
-from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.errors import CheckpointError, OutputError, UsageError
 from tests.conftest import belay_process, everything_in, make_files, make_run, tensors
 
 
@@ -155,6 +155,156 @@ def test_overwriting_never_leaves_a_mixture(tmp_path, old, new):
         assert after in (before, expected), f"step {at}"
         assert sorted(os.listdir(".")) == ["new", "out"]
     assert after == expected
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that would have come after it happens."""
+
+
+@pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900")])
+def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path, old, new):
+    make_run(tmp_path / "run")
+    average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
+    expected = contents("new")
+    for at in range(1, 40):
+        shutil.rmtree("out", ignore_errors=True)
+        average([tmp_path / "run"], "out", max_shard_size=old)
+        Path("out/notes.md").write_text("mine")
+        count = 0
+
+        def counted(real):
+            def operation(*arguments, **keywords):
+                nonlocal count
+                count += 1
+                if count >= at:  # noqa: B023
+                    raise Killed
+                return real(*arguments, **keywords)
+
+            return operation
+
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((os, "link"), (Path, "rename"), (Path, "replace"), (Path, "unlink")):
+                patch.setattr(module, name, counted(getattr(module, name)))
+            patch.setattr(shutil, "rmtree", lambda *arguments, **keywords: None)
+            try:
+                average([tmp_path / "run"], "out", method="belay", max_shard_size=new, overwrite=True)
+            except Killed:
+                pass
+            else:
+                break
+        average([tmp_path / "run"], "out", method="belay", max_shard_size=new, overwrite=True)
+        assert Path("out/notes.md").read_text() == "mine"
+        Path("out/notes.md").unlink()
+        assert contents("out") == expected, f"step {at}"
+    assert at > 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("what", ["here", "link"])
+def test_a_directory_that_cannot_be_renamed_over(tmp_path, monkeypatch, what, overwrite):
+    run = make_run(tmp_path / "run")
+    average([run], "beside")
+    expected = contents("beside")
+    Path("real").mkdir()
+    if overwrite:
+        average([run], "real", method="belay")
+    target = "real"
+    if what == "link":
+        Path("link").symlink_to("real")
+        target = "link"
+    else:
+        monkeypatch.chdir("real")
+        target = "."
+    average([run], target, overwrite=overwrite)
+    assert contents(target) == expected
+    assert what == "here" or Path("link").is_symlink()
+
+
+def test_what_is_synced_and_what_moves_when(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    average([run], "out", max_shard_size="1500")
+    steps = []
+
+    def noted(module, name, place):
+        real = getattr(module, name)
+
+        def operation(*arguments, **keywords):
+            steps.append((name, Path(place(*arguments)).name))
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, operation)
+
+    noted(os, "fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    noted(os, "link", lambda source, target: target)
+    noted(Path, "rename", lambda path, target: target)
+    average([run], "out", max_shard_size="1500", overwrite=True, method="belay")
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    index, record = "model.safetensors.index.json", "belay.json"
+    synced = [name for how, name in steps if how == "fsync"]
+    moved = [name for how, name in steps if how == "link"]
+    aside = [name for how, name in steps if how == "rename"]
+    assert {*names, index, record, "config.json", "tokenizer.json", "local.json", "out"} <= set(synced)
+    assert aside[0] == index
+    assert aside[-1] == record
+    assert moved[0] == record
+    assert moved[-1] == index
+    assert sorted(moved[-4:-1]) == names
+    last_sync = max(i for i, (how, name) in enumerate(steps) if how == "fsync" and name in names)
+    assert last_sync < steps.index(("rename", index))
+
+
+def test_an_index_of_somebody_else_stays(tmp_path):
+    run = make_run(tmp_path / "run")
+    average([run], "out", max_shard_size="1500")
+    theirs = '{"weight_map": {"a": "adapter-00001-of-00002.safetensors"}}'
+    Path("out/adapter.safetensors.index.json").write_text(theirs)
+    average([run], "out", overwrite=True)
+    assert Path("out/adapter.safetensors.index.json").read_text() == theirs
+    assert not Path("out/model.safetensors.index.json").exists()
+
+
+def test_a_tensor_with_the_name_that_safetensors_keeps(tmp_path):
+    for i in range(2):
+        torch.save({"w": torch.ones(2), "__metadata__": torch.ones(2)}, tmp_path / f"step-{i}.pt")
+    with pytest.raises(CheckpointError, match="holds a tensor named __metadata__, a name that safetensors keeps"):
+        average([tmp_path / "step-0.pt", tmp_path / "step-1.pt"], "out.safetensors")
+    average([tmp_path / "step-0.pt", tmp_path / "step-1.pt"], "out.safetensors", drop="__metadata__")
+    assert list(load_file("out.safetensors")) == ["w"]
+
+
+def test_a_header_that_nobody_could_read(tmp_path):
+    name = "n" * 26_000_000
+    for i in range(2):
+        save_file({name: torch.ones(2), "w": torch.ones(2)}, tmp_path / f"step-{i}.safetensors")
+    with pytest.raises(UsageError, match=r"the output's header would have \d+ bytes; safetensors allows"):
+        average([tmp_path], "out.safetensors", last="n" * 26_000_000)
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    for i in range(2):
+        save_file({f"w{j:03}": torch.randn(64) for j in range(300)}, tmp_path / f"step-{i}.safetensors")
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (128, int(sys.argv.pop(1)))); "
+        "from belay_cli.cli import main; main(sys.argv[1:])"
+    )
+    arguments = ["average", str(tmp_path), "-o", "out", "--max-shard-size", "256", "-q"]
+    for hard, code in ((500, 1), (1000, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(hard), *arguments], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, done.stderr
+        if code:
+            assert done.stderr == (
+                "belay: out: takes 728 open files, and 500 are allowed\n"
+                "       write fewer, larger files: --max-shard-size\n"
+            )
+
+
+def test_paths_that_are_no_unicode(tmp_path):
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
+    average([make_run(directory)], "out")
+    done = belay_process("verify", "out")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path):

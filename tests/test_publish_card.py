@@ -158,6 +158,19 @@ def small(**options):
     return card(doc, **{**given_options, **options})
 
 
+def test_a_front_matter_that_unfolds():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    bomb = "\n".join(lines)
+    with pytest.raises(CheckpointError, match="the front matter unfolds to more than any card says"):
+        card(document(), existing=f"---\n{bomb}\n---\n")
+
+
+def test_a_body_of_many_empty_lines():
+    text = card(document(), existing="\n" * 200_000 + "x")
+    assert text.endswith(END + "\n")
+
+
 def test_a_small_card():
     assert small() == SMALL
 

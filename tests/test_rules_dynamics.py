@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import json
+import math
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,6 +96,37 @@ def test_the_recursion_by_intervals_is_the_recursion(ticks, a, inertia, feedback
         expected = replay_weights(dynamics, ticks, weights)
     lost = 1e-15 / min(1.0, a * (ticks[-1] + 1)) if debias else 0.0  # by dividing by a tiny sum
     assert np.max(np.abs(by_intervals - expected)) < 1e-11 + lost
+
+
+@pytest.mark.parametrize("n", [4096, 4097, 8193, 20_000, 50_001])
+@pytest.mark.parametrize("dynamics", [Dynamics(1e-5), Dynamics(1e-3, 0.9, 1.0, 1.0), Dynamics(0.3, 0.2, 0.5, 0.1)])
+def test_intervals_of_many_ticks_are_the_recursion(n, dynamics):
+    weights = np.random.default_rng(0).normal(size=(3, 4))
+    ticks = [0, n, 2 * n + 1]
+    expected = replay_weights(dynamics, ticks, weights.astype(np.longdouble))
+    assert np.max(np.abs(replay_intervals(dynamics, ticks, iter(weights)) - expected)) < 1e-13
+
+
+@pytest.mark.parametrize("spacing", [10**4, 10**6 + 1, 10**9, 10**12 + 7])
+@pytest.mark.parametrize("share", [0.01, 0.4, 5.0])
+def test_debiased_coefficients_of_steps_that_count_tokens(spacing, share):
+    # In closed form, with 60 digits: over n ticks e ← dⁿ·e + (1 − dⁿ − s)·w + s·w', s = 1 − d·(1 − dⁿ)/(a·n).
+    with decimal.localcontext(decimal.Context(prec=60)):
+        a = Decimal(-math.expm1(-math.log(2) / (share * spacing)))
+        d, e = 1 - a, [a, Decimal(0), Decimal(0), Decimal(0)]
+        for j in range(1, 4):
+            dn = d**spacing
+            s = 1 - d * (1 - dn) / (a * spacing)
+            e = [dn * x for x in e]
+            e[j - 1] += 1 - dn - s
+            e[j] += s
+        total = 1 - d ** (3 * spacing + 1)
+        expected = [float(x / total) for x in e]
+    ticks = [spacing * j for j in range(4)]
+    found = debiased_ema_coefficients(float(a), ticks)
+    assert np.max(np.abs(found - expected)) < 1e-14
+    by_recursion = replay_intervals(Dynamics(float(a)), ticks, list(np.eye(4)), debias=True)
+    assert np.max(np.abs(by_recursion - expected)) < 1e-13
 
 
 @pytest.mark.parametrize("half_life", [1e3, 1e7, 1e9])

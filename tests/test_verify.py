@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +79,7 @@ def rewritten(path, **changes):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     for name, change in changes.items():
-        metadata[f"belay.{name}"] = change(metadata[f"belay.{name}"])
+        metadata[f"belay.{name}"] = change(metadata.get(f"belay.{name}", ""))
     save_file(load_file(path), path, metadata=metadata)
 
 
@@ -114,7 +117,102 @@ def test_a_swapped_checkpoint_is_found(tmp_path, belay):
     save_file(tensors(77), paths[2], metadata={"format": "pt"})
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
     assert ran.code == 1
-    assert "failed       inputs        none of the checkpoints given is the recorded step-300.safetensors" in ran.out
+    assert "failed       inputs        step-300.safetensors is not the one that was recorded" in ran.out
+
+
+def test_a_checkpoint_that_is_not_given_is_named(tmp_path, belay):
+    average([make_run(tmp_path / "run")], "out")
+    shutil.rmtree(tmp_path / "run/checkpoint-100")
+    ran = belay("verify", "out", "--checkpoints", tmp_path / "run")
+    assert ran.code == 1
+    assert "failed       inputs        checkpoint-100 is not among the checkpoints given" in ran.out
+
+
+def tick_of(value):
+    def change(text):
+        series = json.loads(text)
+        series[-1]["tick"] = value
+        return json.dumps(series)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"series": tick_of(float("inf"))}, "has a damaged record of how it was made"),
+        ({"series": tick_of(10**400)}, "has a damaged record of how it was made"),
+        ({"series": tick_of(2**53)}, "has a damaged record of how it was made"),
+        ({"x": lambda text: "hello"}, "has a damaged record of how it was made"),
+        ({"x": lambda text: "[" * 100_000}, "has a damaged record of how it was made"),
+        (
+            {"rule": lambda text: json.dumps({**json.loads(text), "feedback": 1e6})},
+            "failed       coefficients  the recorded rule is none: ",
+        ),
+    ],
+)
+def test_a_record_that_lies_is_found(tmp_path, belay, changes, said):
+    average([make_run(tmp_path / "run")], "out")
+    rewritten("out/model.safetensors", **{"x": lambda text: "1", **changes})
+    ran = belay("verify", "out")
+    assert ran.code == 1
+    assert said in ran.out + ran.err
+    assert "unexpected" not in ran.err
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "[]", '{"checkpoints": 5}', "{"])
+def test_a_local_record_that_is_none(tmp_path, belay, content):
+    average([make_run(tmp_path / "run")], "out")
+    Path("out/.belay/local.json").write_text(content)
+    ran = belay("verify", "out")
+    assert ran.code == 1
+    assert "the checkpoints are not where they were; give them with --checkpoints" in ran.out
+
+
+def test_an_output_does_not_choose_whom_this_machine_asks(tmp_path, belay):
+    average([make_run(tmp_path / "run")], "out")
+    asked = []
+
+    def listen(listener):
+        with contextlib.suppress(OSError):
+            asked.append(listener.accept())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x.safetensors"
+        Path("out/.belay/local.json").write_text(json.dumps({"checkpoints": [url]}))
+        listener.settimeout(1)
+        waiting = threading.Thread(target=listen, args=(listener,))
+        waiting.start()
+        ran = belay("verify", "out")
+        waiting.join()
+    assert ran.code == 1
+    assert "the checkpoints lay at URLs, which are asked only if given: --checkpoints" in ran.out
+    assert asked == []
+
+
+def test_a_policy_that_is_not_recorded(tmp_path, belay):
+    paths = make_files(tmp_path / "x")
+    content = load_file(paths[-1])
+    save_file({**content, "extra": torch.ones(3)}, paths[-1])
+    average(paths, "out.safetensors", last="extra")
+    rewritten("out.safetensors", policies=lambda text: '{"average":[],"last":[],"drop":[]}')
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path / "x")
+    assert ran.code == 1
+    assert "values        'extra' is not in step-100.safetensors" in ran.out
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_threads_that_are_none(tmp_path, belay, threads):
+    average(make_files(tmp_path), "out.safetensors")
+    ran = belay("verify", "out.safetensors", "--threads", threads)
+    assert (ran.code, ran.err) == (2, f"belay: --threads must be 1 or more, not {threads}\n")
+
+
+@pytest.mark.parametrize("options", [{}, {"debias": True}])
+def test_steps_that_count_tokens(tmp_path, belay, options):
+    paths = make_files(tmp_path, steps=[10**9 * i for i in range(1, 5)])
+    average(paths, "out.safetensors", half_life="5%", **options)
+    assert belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--sample", "all").code == 0
 
 
 def test_a_record_that_contradicts_the_weights_is_found(tmp_path, belay):

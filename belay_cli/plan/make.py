@@ -95,10 +95,10 @@ def _plan_tensors(series: Series, options: PlanOptions, factors: set[str]) -> li
 
 def _refuse_long_headers(plan: Plan) -> None:
     for output in plan.outputs:
-        for shard, head in zip(plan.shards, plan.headers(output), strict=True):
+        for head in plan.headers(output):
             if len(head) > LARGEST_HEADER:
                 raise UsageError(
-                    f"the header of {shard.name} would have {len(head)} bytes; safetensors allows {LARGEST_HEADER}",
+                    f"the output's header would have {len(head)} bytes; safetensors allows {LARGEST_HEADER}",
                     hint="write more files: a smaller --max-shard-size",
                 )
 

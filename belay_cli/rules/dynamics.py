@@ -29,6 +29,7 @@ where a·n is tiny.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -148,15 +149,19 @@ def debiased_ema_coefficients(a: float, ticks: Sequence[int]) -> Float64Array:
 def _shares_of_ends(a: float, n: int) -> tuple[float, float]:
     """Σ_k a·d^(n−k)·k/n and Σ_k a·d^(n−k)·(n−k)/n over k = 1 … n, d = 1 − a.
 
-    By doubling, on sums of positive terms: the last m ticks of n + m are m new ones, and n older by d^m.
+    By doubling, on sums of positive terms: the last m ticks of n + m are m new ones, and n older by d^m. What has a
+    closed form, d^n and the sum of all a·d^(n−k), is taken from it: as a product of products it would lose digits.
     """
-    done, decayed, mass, ramp, lag = 0, 1.0, 0.0, 0.0, 0.0  # d^n, Σ a·d^(n−k), the same times k, times n − k
+    log_decay = math.log1p(-a) if a < 1.0 else -math.inf
+    done, ramp, lag = 0, 0.0, 0.0  # ticks, Σ a·d^(n−k)·k, Σ a·d^(n−k)·(n−k)
     for bit in bin(n)[2:]:
+        decayed, mass = (math.exp(done * log_decay), -math.expm1(done * log_decay)) if done else (1.0, 0.0)
         ramp, lag = decayed * ramp + ramp + done * mass, decayed * (lag + done * mass) + lag
-        mass, decayed, done = decayed * mass + mass, decayed * decayed, 2 * done
+        done *= 2
         if bit == "1":
+            mass = -math.expm1(done * log_decay) if done else 0.0
             ramp, lag = (1 - a) * ramp + a * (done + 1), (1 - a) * (lag + mass)
-            mass, decayed, done = (1 - a) * mass + a, (1 - a) * decayed, done + 1
+            done += 1
     return ramp / n, lag / n
 
 
