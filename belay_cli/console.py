@@ -48,22 +48,21 @@ class Console:
     def error(self, error: BelayError) -> None:
         """One line, and the mend under it; or one JSON object on stdout."""
         if self._json:
-            where = {"file": error.file, "tensor": error.tensor, "hint": error.hint}
-            self.json({"error": {"message": str(error), **where}})
+            self.json(error_json(error))
             return
-        self._err.print(Text.assemble(("belay: ", "bold red"), words.printable(str(error))))
+        self._prose(self._err, Text.assemble(("belay: ", "bold red"), words.printable(str(error))))
         if error.hint:
             self._err.print(Text(f"       {words.printable(error.hint)}", style="dim"))
 
     def warn(self, warning: str) -> None:
         """Something a person should know before trusting the result."""
         if not self._json:
-            self._err.print(Text.assemble(("warning: ", "bold yellow"), words.printable(warning)))
+            self._prose(self._err, Text.assemble(("warning: ", "bold yellow"), words.printable(warning)))
 
     def note(self, note: str) -> None:
         """Something that was decided for the person."""
         if self._shows:
-            self._err.print(Text.assemble(("note: ", "bold"), words.printable(note)))
+            self._prose(self._err, Text.assemble(("note: ", "bold"), words.printable(note)))
 
     @property
     def animated(self) -> bool:
@@ -74,6 +73,10 @@ class Console:
         """One object on stdout."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
+
+    def _prose(self, screen: rich.console.Console, text: Text) -> None:
+        """A text that is wrapped between words on a terminal; in a pipe each is one line, and so are all commands."""
+        screen.print(text, soft_wrap=not screen.is_terminal)
 
     def line(self, text: str = "", style: str = "") -> None:
         """A line of the result."""
@@ -93,7 +96,7 @@ class Console:
         if self._shows:
             screen = self._out if result else self._err
             for line in plan_lines(plan, unicode=_unicode(screen)):
-                screen.print(line)
+                self._prose(screen, line)
         for note in plan.series.notes:
             self.note(note)
         for warning in plan.warnings:
@@ -173,6 +176,12 @@ class Console:
             "committed": (f"{mark} ", f"{total} in one commit: "),
         }[done["status"]]
         self._out.print(Text.assemble((head, "bold green"), tail, (words.printable(done["url"]), "bold")))
+
+
+def error_json(error: BelayError) -> dict[str, Any]:
+    """An error as every command gives it with --json."""
+    where = {"file": error.file, "tensor": error.tensor, "hint": error.hint}
+    return {"error": {"message": str(error), **where}}
 
 
 def _file_row(file: dict[str, Any]) -> tuple[str, ...]:

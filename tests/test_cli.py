@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from belay_cli import __version__, console
+from belay_cli import __version__, average, console
 from belay_cli.checkpoints import series as series_module
 from tests.conftest import belay_process, make_files, make_run, raw_safetensors, shard, tensors
 
@@ -567,3 +567,45 @@ def test_what_the_system_refuses_is_one_line(tmp_path, belay):
     assert ran.code == 1
     assert "unexpected" not in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_json_is_one_object_though_the_picture_fails(tmp_path, belay):
+    make_files(tmp_path)
+    for plot, code, message in (
+        ("w.jpg", 2, "w.jpg is no name for a picture"),
+        ("nowhere/w.png", 1, "nowhere/w.png: No such file or directory"),
+    ):
+        ran = belay("plan", tmp_path, "--json", "--plot", plot)
+        assert ran.code == code
+        assert ran.json["error"]["message"] == message
+
+
+def test_json_of_a_failure_has_an_error(tmp_path, belay):
+    paths = make_files(tmp_path)
+    ran = belay("inspect", *paths, "nowhere", "--json")
+    assert ran.code == 1
+    assert ran.json["error"]["message"] == "nowhere: does not exist"
+    assert ran.json["problems"][0] == ran.json["error"]
+    average(paths, "out.safetensors")
+    ran = belay("verify", "out.safetensors", "--json")
+    assert ran.code == 1
+    assert ran.json["verified"] is False
+    assert ran.json["error"]["message"].startswith("out.safetensors: is not verified: a file does not say where")
+
+
+def test_checkpoints_without_steps_are_counted_and_that_is_said(tmp_path, belay):
+    paths = [path.rename(tmp_path / f"model_{i}.safetensors") for i, path in enumerate(make_files(tmp_path))]
+    said = "note: model_0.safetensors states no step, as step_500 or checkpoint-500 do: checkpoints are counted\n"
+    assert said in belay("plan", *paths).err
+    assert "checkpoints are counted" not in belay("plan", *paths, "--unit", "checkpoint").err
+
+
+def test_many_sets_of_weights_are_not_all_listed(tmp_path, belay):
+    for i in range(50):
+        torch.save({"w": torch.ones(2)}, tmp_path / f"part{i:02}.pt")
+    ran = belay("plan", tmp_path)
+    assert ran.code == 1
+    assert ran.err == (
+        f"belay: {tmp_path}: holds 50 sets of weights: part00.pt, part01.pt, part02.pt …\n"
+        f"       give the files themselves as arguments: {tmp_path}/*.pt\n"
+    )

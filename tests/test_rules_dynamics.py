@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from belay_cli.errors import UsageError
@@ -84,6 +84,7 @@ def test_debiased_coefficients_equal_the_recursion(ticks, a):
 
 
 @given(ticks, small_a, st.floats(0, 0.99), st.floats(0, 4), st.floats(0, 4), st.booleans())
+@example([0, 1, 2, 3, 12], 1.0, 0.0, 0.0, 4.0, False)
 def test_the_recursion_by_intervals_is_the_recursion(ticks, a, inertia, feedback, curvature, debias):
     weights = np.random.default_rng(0).normal(size=(len(ticks), 3))
     if debias:

@@ -15,7 +15,6 @@ SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".tar")  # .tar is that of .pth.tar
 DCP_METADATA = ".metadata"
-_LARGEST_INDEX = 100_000_000  # bytes
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")
 
 # The names under which libraries look for weights: transformers, diffusers, peft.
@@ -89,10 +88,11 @@ def choose_weights(directory: AnyPath) -> WeightSet | None:
     sets = weight_sets(directory)
     standard = [s for s in sets if s.stem in STANDARD_STEMS] or sets
     if len(standard) > 1:
+        names = ", ".join(s.entry.name for s in standard[:3]) + (" …" if len(standard) > 3 else "")
         raise CheckpointError(
-            f"holds several sets of weights: {', '.join(s.entry.name for s in standard)}",
+            f"holds {len(standard)} sets of weights: {names}",
             file=directory,
-            hint="give the files themselves as arguments",
+            hint=f"give the files themselves as arguments: {directory}/*{standard[0].entry.suffix}",
         )
     return standard[0] if standard else None
 

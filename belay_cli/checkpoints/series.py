@@ -155,6 +155,9 @@ def order_checkpoints(
     if selection.unit == "step":
         without = next(checkpoint for checkpoint in checkpoints if checkpoint.step is None)
         raise SeriesError("states no step", file=without.path, hint="count in checkpoints: --unit checkpoint")
+    if selection.unit == "auto" and len(checkpoints) > 1:
+        without = next(checkpoint for checkpoint in checkpoints if checkpoint.step is None)
+        notes.append(f"{without.name} states no step, as step_500 or checkpoint-500 do: checkpoints are counted")
     return _by_number(checkpoints), "checkpoint"
 
 

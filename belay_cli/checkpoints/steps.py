@@ -10,7 +10,6 @@ from belay_cli.checkpoints.weights import Weights
 from belay_cli.errors import SeriesError
 
 TRAINER_STATE = "trainer_state.json"
-_LARGEST_RECORD = 100_000_000  # bytes
 
 # Names in which a number is a training step. accelerate's checkpoint_3 counts saves, so `_` does not do for
 # a bare `checkpoint`; epochs are no steps either.

@@ -114,19 +114,20 @@ def plan(plot: Path | None, **options: Any) -> None:
         belay plan run --method belay --half-life 3checkpoints --json
         belay plan run --half-life 10% --plot coefficients.png
     """
-    console, plan = _show("plan", **options)
+    console, plan = _prepare(**options)
     if plot is not None:
-        _draw(console, plan, plot)
+        _draw(console, plan, plot)  # first: if it fails, nothing has been printed as if all were well
+    _show(console, "plan", plan, json=options["json"])
 
 
 def _average(dry_run: bool, push_to_hub: str | None, summary: Path | None, **options: Any) -> None:
     of_the_hub = {name: options.pop(name) for name in _OF_THE_HUB}
     if push_to_hub is None and (given := [name for name, value in of_the_hub.items() if value]):
         raise UsageError(f"--{given[0].replace('_', '-')} goes with --push-to-hub")
-    if dry_run:
-        _show("average", **options)
-        return
     console, plan = _prepare(**options)
+    if dry_run:
+        _show(console, "average", plan, json=options["json"])
+        return
     publication = Publication(console, push_to_hub, **of_the_hub) if push_to_hub is not None else None
     if publication:
         publication.look()  # what is wrong there is said before the work
@@ -146,13 +147,11 @@ def _average(dry_run: bool, push_to_hub: str | None, summary: Path | None, **opt
     console.finished(done, published)
 
 
-def _show(command: str, **options: Any) -> tuple[Console, Plan]:
-    console, plan = _prepare(**options)
-    if options["json"]:
+def _show(console: Console, command: str, plan: Plan, *, json: bool) -> None:
+    if json:
         console.json(report(command, plan, plan.outputs[0]).to_json())
     else:
         console.show_plan(plan, result=True)
-    return console, plan
 
 
 def _draw(console: Console, plan: Plan, path: Path) -> None:

@@ -19,7 +19,7 @@ from belay_cli.checkpoints.safetensors_header import shape_text
 from belay_cli.checkpoints.series import distinct, find_paths, order_checkpoints
 from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.cli import options as o
-from belay_cli.console import Console
+from belay_cli.console import Console, error_json
 from belay_cli.errors import BelayError
 from belay_cli.plan.policies import Policies
 from belay_cli.plan.warnings import identical_warnings
@@ -55,7 +55,7 @@ def inspect(
     )
     found = look(checkpoints, selection)
     if json:
-        console.json(found.to_json(tensors))
+        console.json(found.to_json(tensors) | (error_json(found.problems[0]) if found.problems else {}))
     elif not quiet:
         found.show(console, tensors)
     if not json:

@@ -141,7 +141,7 @@ Plot = Annotated[
     _option("--plot", text="Draw the weights into this .png or .svg.", panel=_RUN, metavar="FILE"),
 ]
 Json = Annotated[bool, _option("--json", text="One JSON object on stdout.", panel=_RUN)]
-Quiet = Annotated[bool, _option("-q", "--quiet", text="Only the output's name on stdout.", panel=_RUN)]
+Quiet = Annotated[bool, _option("-q", "--quiet", text="No tables, no notes; only what was written.", panel=_RUN)]
 Debug = Annotated[bool, _option("--debug", text="Show tracebacks.", panel=_RUN)]
 
 PushToHub = Annotated[

@@ -12,7 +12,7 @@ from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.remote import is_url
 from belay_cli.cli import options as o
 from belay_cli.cli import summary as summaries
-from belay_cli.console import Console
+from belay_cli.console import Console, error_json
 from belay_cli.errors import BelayError, UsageError
 from belay_cli.plan.buffers import wanted_threads
 from belay_cli.provenance import LOCAL
@@ -65,8 +65,8 @@ def verify(
     if summary:
         summaries.append(summary, summaries.of_verify(output, checks))
     if json:
-        found = [vars(check) for check in checks]
-        console.json({"command": "verify", "output": output, "verified": good, "checks": found})
+        told = {"command": "verify", "output": output, "verified": good, "checks": [vars(check) for check in checks]}
+        console.json(told if good else told | error_json(_error(output, checks)))
     elif not quiet:
         for check in checks:
             console.line(f"  {check.status:<11}  {check.name:<12}  {check.detail}")

@@ -31,6 +31,7 @@ from belay_cli.plan.plan import copies_from
 from belay_cli.provenance import DOCUMENT, LOCAL, local_document
 
 _LARGEST_WRITE = 1 << 30
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OTHER_FILES = 128  # standard streams, libraries, directories
 _COPIED = 4 << 20  # bytes at a time
 
@@ -204,10 +205,11 @@ class OutputWriter:
         try:
             yield
         except OSError as error:
+            room = "make room, or " if error.errno in _FULL else ""
             raise OutputError(
                 f"cannot be written: {reason(error)}",
                 file=self._target.path,
-                hint="make room, or write somewhere else: -o",
+                hint=f"{room}write somewhere else: -o",
             ) from error
 
 

@@ -75,15 +75,18 @@ def bundle(output: Path, exclude: Sequence[str] = ()) -> tuple[list[Upload], lis
     if not output.is_dir():
         return [Upload(output.name, output)], []
     uploads, notes = [], []
-    root = output.resolve()
+    root, unused = output.resolve(), set(exclude)
     for path, name in _files(output):
-        if any(fnmatchcase(name, glob) for glob in exclude):
+        matching = {glob for glob in exclude if fnmatchcase(name, glob)}
+        unused -= matching
+        if matching:
             continue
         if not path.resolve().is_relative_to(root):
             notes.append(f"{name} is a link that leads out of {output}; it is not uploaded")
             continue
         _refuse_secret(path, name)
         uploads.append(Upload(name, path))
+    notes += [f"--exclude {glob!r} matches no file" for glob in exclude if glob in unused]
     return uploads, notes
 
 

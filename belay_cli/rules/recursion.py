@@ -22,8 +22,7 @@ def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array
 
     ticks: [T] rising; weights: [T, n], any float dtype of numpy (longdouble for more digits).
     """
-    alpha, mu = dynamics.spring, dynamics.inertia
-    beta, kappa = dynamics.feedback * dynamics.a, dynamics.curvature * dynamics.a
+    alpha, mu, beta, kappa = _rates(dynamics)
     w = weights[0]
     x, e, v = w, w, np.zeros_like(w)
     yield e
@@ -37,6 +36,14 @@ def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array
             e = e + v
             yield e
         w = weights[j]  # what is recorded, rather than n additions of δ
+
+
+def _rates(dynamics: Dynamics) -> tuple[float, float, float, float]:
+    """α, μ, β and κ of one tick."""
+    beta = dynamics.feedback * dynamics.a
+    # Where nothing pulls x away from w, they are equal, but for rounding, which a curvature would multiply.
+    kappa = dynamics.curvature * dynamics.a if beta else 0.0
+    return dynamics.spring, dynamics.inertia, beta, kappa
 
 
 def replay_weights(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Float64Array:
@@ -89,8 +96,7 @@ def _change(dynamics: Dynamics, n: int) -> Float64Array:
         twice = 2 * half + half @ half
         one = _change(dynamics, n % 2)
         return np.asarray(one + twice + one @ twice)
-    alpha, mu = dynamics.spring, dynamics.inertia
-    beta, kappa = dynamics.feedback * dynamics.a, dynamics.curvature * dynamics.a
+    alpha, mu, beta, kappa = _rates(dynamics)
     x, e, v, w, delta = np.eye(5)
     changed = np.zeros((5, 5))
     for _ in range(n):
