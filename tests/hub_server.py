@@ -97,9 +97,8 @@ class Repo:
         self.refs: dict[str, str] = {}  # "refs/heads/main": the id of a commit
         self.history: dict[str, Commit] = {}
         self.objects: dict[str, bytes] = {}
-        self.first = self.add(
-            "refs/heads/main", None, "initial commit", "", {".gitattributes": Blob(GITATTRIBUTES, False)}
-        )
+        begin = {".gitattributes": Blob(GITATTRIBUTES, False)} if server.initial_commit else {}
+        self.first = self.add("refs/heads/main", None, "initial commit", "", begin)
 
     def blob(self, path: str, data: bytes) -> Blob:
         blob = Blob(data, self.server.is_lfs(path, len(data)))
@@ -289,9 +288,10 @@ class HubServer:
         page_size: int | None = None,
         redirect: bool = False,
         git_names: bool = True,
+        initial_commit: bool = True,
         ignored: Collection[str] = (),
     ) -> None:
-        self.git_names, self.ignored = git_names, ignored
+        self.git_names, self.initial_commit, self.ignored = git_names, initial_commit, ignored
         self.tokens, self.namespaces = dict(tokens or {}), tuple(namespaces)
         self.lfs_above, self.multipart, self.page_size, self.redirect = lfs_above, multipart, page_size, redirect
         self.lock = threading.RLock()
@@ -424,6 +424,10 @@ class HubServer:
     def is_lfs(self, path: str, size: int) -> bool:
         return path.endswith(LFS_SUFFIXES) or size > self.lfs_above
 
+    def _visible(self, repo: Repo, commit: Commit) -> bool:
+        """Whether clients may know of a commit: not of the first one where repos are said to begin without any."""
+        return self.initial_commit or commit is not repo.first
+
     def _name(self, blob: Blob) -> str:
         """What git calls a file, or, of a server without git, something else that is as long."""
         return blob.oid if self.git_names else blob.sha256[:40]
@@ -520,6 +524,8 @@ class HubServer:
         info: dict[str, Any] = {"_id": hashlib.sha1(repo.encode()).hexdigest()[:24], "id": repo, "modelId": repo}
         info |= {"author": repo.partition("/")[0], "sha": commit.id, "lastModified": commit.date, "tags": []}
         info |= {"createdAt": stored.first.date, "private": stored.private, "gated": False, "disabled": False}
+        if not self._visible(stored, commit):
+            del info["sha"]
         return _json(info | {"downloads": 0, "likes": 0, "siblings": siblings})
 
     @_route("GET", "/api/models/{repo}/refs")
@@ -560,7 +566,8 @@ class HubServer:
     @_route("GET", "/api/models/{repo}/commits/{revision}")
     def _commits(self, request: Request, repo: str, revision: str) -> Answer:
         entries: list[dict[str, Any]] = []
-        for commit in self._readable(request, repo).commits(revision):
+        stored = self._readable(request, repo)
+        for commit in [commit for commit in stored.commits(revision) if self._visible(stored, commit)]:
             entries.append({"id": commit.id, "title": commit.message, "message": commit.description})
             entries[-1] |= {"authors": [{"user": self.namespaces[0]}], "date": commit.date}
         return self._paged(request, entries)

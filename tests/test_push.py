@@ -423,6 +423,33 @@ def test_a_repository_that_somebody_fills_meanwhile(server, client, output, bela
     assert server.repo("org/name").files() == {"README.md": b"# Mine"}
 
 
+def test_two_first_commits_in_an_empty_repository_are_no_mixture(server, client, output, belay, tmp_path):
+    server.initial_commit = False
+    average([tmp_path / "run"], "other")
+    second = []
+
+    def push_another(request):
+        if not second:
+            second.append(None)
+            second[0] = belay_process("push", "other", "org/name", env=environment(server, tmp_path / "o", "hf_w"))
+
+    server.fail("POST .*/commit/", push_another)
+    ran = belay("push", output, "org/name")
+    assert (ran.code, second[0].returncode) == (0, 0), ran.err + second[0].stderr
+    files = server.repo("org/name").files()
+    assert sorted(files) == [name for name in FILES if name != ".gitattributes"]
+    for name, content in local().items():
+        assert files[name] == content, name
+
+
+def test_an_empty_repository_takes_one_commit(server, client, output, belay):
+    server.initial_commit = False
+    server.fail("POST .*/commit/", "cut after")
+    assert belay("push", output, "org/name").code == 0
+    assert [c.message for c in server.repo("org/name").commits()] == [push.MESSAGE, "initial commit"]
+    assert "nothing to do" in belay("push", output, "org/name").out
+
+
 def test_a_new_branch_keeps_the_card_of_main(server, client, output, belay):
     server.make_repo("org/name", {"main": {"README.md": b"# Mine\n", "a.txt": b"1"}})
     assert belay("push", output, "org/name", "--revision", "ema").code == 0
