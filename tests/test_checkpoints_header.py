@@ -154,3 +154,9 @@ def test_a_header_full_of_names_is_refused_quickly_and_briefly(tmp_path):
 def test_a_name_that_is_not_unicode(tmp_path):
     with pytest.raises(CheckpointError, match="is not a name in Unicode"):
         read_header(raw_safetensors(tmp_path / "x", b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'))
+
+
+def test_a_header_of_very_many_lists(tmp_path):
+    text = b'{"a":[' + b"[]," * 10_000_000 + b"[]]}"
+    with pytest.raises(CheckpointError, match="it has more brackets than any model has tensors"):
+        read_header(raw_safetensors(tmp_path / "x", text))

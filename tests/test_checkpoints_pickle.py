@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from belay_cli.checkpoints import restricted_pickle
 from belay_cli.checkpoints.restricted_pickle import ForbiddenNames, load
 
 DICT = {"collections.OrderedDict": collections.OrderedDict}
@@ -35,6 +36,13 @@ def test_a_payload_is_named_and_does_not_run(tmp_path, protocol):
     eval_name = "__builtin__.eval" if protocol < 3 else "builtins.eval"
     assert error.value.names == sorted([eval_name, "posix.mkdir"])
     assert not target.exists()
+
+
+def test_pickles_of_very_many_steps(monkeypatch):
+    monkeypatch.setattr(restricted_pickle, "_MOST_STEPS", 1000)
+    assert load(pickle.dumps([[]] * 100), DICT) == [[]] * 100
+    with pytest.raises(ValueError, match="it has more than 1,000 steps, each of which may take memory"):
+        load(b"\x80\x02" + b"]" * 2000 + b".", DICT)
 
 
 @pytest.mark.parametrize("wrap", [lambda key: key, lambda key: (1, key), lambda key: frozenset((key,))])

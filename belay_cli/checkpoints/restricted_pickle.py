@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 LARGEST = 100_000_000  # bytes of a pickle; the weights are not in it, and 50,000 tensors take 5 MB
 
+_MOST_STEPS = 30_000_000  # a million tensors, or pieces of tensors
 _LARGEST_KEY = 2**61 - 1  # numbers that differ by this have one hash, and a dict of many such takes for ever
 
 _NOT_A_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, MemoryError, ArithmeticError)
@@ -129,6 +130,8 @@ def _scan(data: bytes) -> set[str]:
     last: str | None = None
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count == _MOST_STEPS:
+                raise ValueError(f"it has more than {_MOST_STEPS:,} steps, each of which may take memory")
             if opcode.name in _STRINGS:
                 strings.append(str(argument))
                 last = str(argument)

@@ -20,6 +20,7 @@ from belay_cli.checkpoints.storage import AnyPath, ReadAt, StoredFile, open_file
 from belay_cli.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_MOST_BRACKETS = 10_000_000  # three a tensor; an empty list takes thirty times as much memory as text
 METADATA = "__metadata__"
 
 
@@ -94,6 +95,8 @@ def _parse_json(path: AnyPath, text: bytes) -> dict[str, Any]:
     try:
         if not text.startswith(b"{"):
             raise ValueError("it does not start with {")
+        if text.count(b"[") + text.count(b"{") > _MOST_BRACKETS:
+            raise ValueError("it has more brackets than any model has tensors")
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
