@@ -94,7 +94,7 @@ def test_a_fifth_of_all_requests_fail(served, web, belay, waits):  # noqa: F811
     ("how", "said"),
     [
         ("ignore ranges", "its server ignores ranges"),
-        ("short range", "was answered with fewer bytes than those asked for, 6 times in a row"),
+        ("short range", "was answered with fewer bytes than those asked for, 9 times in a row"),
         (404, "does not exist"),
     ],
 )

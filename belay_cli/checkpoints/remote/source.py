@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from belay_cli.errors import CheckpointError
 
 TIMEOUT = 30.0  # seconds for a connection, and for the next byte of an answer
-TRIES = 6
+TRIES = 9  # of ten thousand reads, a fifth of which fail, each is done in the end
 LARGEST_LISTING = 1_000_000  # files below one URL
 _FIRST_WAIT = 0.5  # seconds; then twice as long each time
 _LARGEST_WAIT = 8.0
