@@ -8,7 +8,6 @@ float64, never by the coefficients.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.json_file import read_json
 from belay_cli.checkpoints.lora import Pair, is_linear, update_pairs
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import OpenFiles
@@ -132,8 +132,8 @@ def _check_record(average: Checkpoint, records: Sequence[Record]) -> Check:
     if average.directory is None:
         return Check("record", HELD, "in the metadata of the file")
     try:
-        told = json.loads((average.directory / DOCUMENT).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        told = read_json(average.directory / DOCUMENT)
+    except CheckpointError:
         return Check("record", FAILED, f"{DOCUMENT} cannot be read")
     if told != whole_record(average, records):
         return Check("record", FAILED, f"{DOCUMENT} says something else than the metadata of the weights")

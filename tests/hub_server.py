@@ -97,7 +97,7 @@ class Repo:
         self.refs: dict[str, str] = {}  # "refs/heads/main": the id of a commit
         self.history: dict[str, Commit] = {}
         self.objects: dict[str, bytes] = {}
-        begin = {".gitattributes": Blob(GITATTRIBUTES, False)} if server.initial_commit else {}
+        begin = {name: Blob(data, False) for name, data in server.first_files.items()} if server.initial_commit else {}
         self.first = self.add("refs/heads/main", None, "initial commit", "", begin)
 
     def blob(self, path: str, data: bytes) -> Blob:
@@ -291,6 +291,7 @@ class HubServer:
         initial_commit: bool = True,
         ignored: Collection[str] = (),
     ) -> None:
+        self.first_files: dict[str, bytes] = {".gitattributes": GITATTRIBUTES}
         self.git_names, self.initial_commit, self.ignored = git_names, initial_commit, ignored
         self.tokens, self.namespaces = dict(tokens or {}), tuple(namespaces)
         self.lfs_above, self.multipart, self.page_size, self.redirect = lfs_above, multipart, page_size, redirect

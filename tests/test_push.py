@@ -633,3 +633,18 @@ def test_a_branch_that_moved_on_during_the_run(server, client, belay, tmp_path, 
     assert ran.code == 0, ran.err
     assert repo.files()["a.txt"] == b"2"
     assert "model.safetensors" in repo.files()
+
+
+def test_an_initial_commit_may_hold_more(server, client, output, belay):
+    server.first_files["README.md"] = b"# A new repository\n"
+    ran = belay("push", output, "org/name")
+    assert ran.code == 0, ran.err
+    check_whole(server)
+
+
+def test_a_commit_is_tried_again_however_long_the_upload_took(server, client, output, belay, monkeypatch):
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", -1.0)
+    server.fail("POST .*/commit/", 503, times=3)
+    ran = belay("push", output, "org/name")
+    assert ran.code == 0, ran.err
+    check_whole(server)

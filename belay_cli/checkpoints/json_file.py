@@ -12,13 +12,17 @@ from belay_cli.errors import CheckpointError
 LARGEST = 100_000_000  # bytes
 
 
+class JsonError(CheckpointError):
+    """A file that is no JSON, or too large to be what it should be."""
+
+
 def read_json(path: AnyPath, largest: int = LARGEST, *, hint: str = "copy or save it again") -> Any:
-    """The value in a file of at most `largest` bytes. Raises CheckpointError."""
+    """The value in a file of at most `largest` bytes. Raises JsonError, and CheckpointError if it cannot be read."""
     try:
         if path.stat().st_size > largest:
-            raise CheckpointError(f"is over {largest // 1_000_000} MB, too large for what it should be", file=path)
+            raise JsonError(f"is over {largest // 1_000_000} MB, too large for what it should be", file=path)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot be read: {reason(error)}", file=path) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError("is not valid JSON", file=path, hint=hint) from error
+        raise JsonError("is not valid JSON", file=path, hint=hint) from error

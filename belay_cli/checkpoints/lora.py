@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.json_file import read_json
+from belay_cli.checkpoints.json_file import JsonError, read_json
 from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.errors import CheckpointError, SeriesError, UsageError
+from belay_cli.errors import SeriesError, UsageError
 
 ADAPTER_CONFIG = "adapter_config.json"
 _LARGEST_CONFIG = 10_000_000  # bytes
@@ -68,7 +68,7 @@ def adapter_config(checkpoint: Checkpoint) -> dict[str, Any]:
         )
     try:
         found = read_json(path, _LARGEST_CONFIG)
-    except CheckpointError:
+    except JsonError:
         found = None
     if not isinstance(found, dict):
         raise SeriesError("is no configuration of an adapter", file=path, hint="save the adapter again")

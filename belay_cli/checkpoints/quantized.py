@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from belay_cli.checkpoints.json_file import read_json
+from belay_cli.checkpoints.json_file import JsonError, read_json
 from belay_cli.checkpoints.safetensors_header import Tensor
 from belay_cli.checkpoints.storage import AnyPath
-from belay_cli.errors import CheckpointError
 
 _LARGEST_CONFIG = 10_000_000  # bytes
 
@@ -80,6 +79,6 @@ def read_config(directory: AnyPath | None) -> Mapping[str, Any]:
         return {}
     try:
         found = read_json(path, _LARGEST_CONFIG)
-    except CheckpointError:
+    except JsonError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -27,7 +27,7 @@ from belay_cli.publish.bundle import Upload
 
 TIMEOUT_SECONDS = 30.0  # for the next byte of an answer, or for the server to take the next byte
 ATTEMPTS = 4
-PATIENCE_SECONDS = 60.0  # no other try after that: some requests are tried again by the client already
+_PATIENCE_SECONDS = 60.0  # then no look-up is tried again: the client has tried most of them already
 _SMALL_BYTES = 1 << 20
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -196,7 +196,7 @@ class Hub:
             try:
                 return self._in_words(ask)
             except RequestError as failed:
-                late = time.monotonic() - began > PATIENCE_SECONDS
+                late = time.monotonic() - began > _PATIENCE_SECONDS
                 if not failed.transient or late or attempt == ATTEMPTS - 1:
                     raise failed.error from failed
                 pause(attempt, failed.wait)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,7 +13,6 @@ from belay_cli.errors import PublishError
 from belay_cli.publish.bundle import Upload
 from belay_cli.publish.connection import (
     ATTEMPTS,
-    PATIENCE_SECONDS,
     Hub,
     RemoteFile,
     RequestError,
@@ -23,7 +21,6 @@ from belay_cli.publish.connection import (
 )
 
 MAIN = "main"
-_FIRST_FILES = frozenset((".gitattributes",))  # what the Hub puts into a new repository
 MESSAGE = "Upload an average of checkpoints, made with belay"
 
 
@@ -126,7 +123,6 @@ def push(
     """
     hub.need_token()
     parent = _prepare(hub, destination, remote)
-    began = time.monotonic()
     for attempt in range(ATTEMPTS):
         wanted = changes(uploads, hub.files(parent) if parent else {})
         try:
@@ -134,23 +130,25 @@ def push(
         except RequestError as failed:
             if failed.unclear and (url := landed(hub, destination, parent, uploads)):
                 return url
-            if not failed.transient or attempt == ATTEMPTS - 1 or time.monotonic() - began > PATIENCE_SECONDS:
+            if not failed.transient or attempt == ATTEMPTS - 1:
                 raise failed.error from failed
             say(f"{failed.error}; trying again")
             pause(attempt, failed.wait)
             continue
         url = str(done.pr_url or done.commit_url)
         try:
-            arrived = hub.files(done.pr_revision or done.oid)
+            left = changes(uploads, hub.files(done.pr_revision or done.oid))
         except PublishError as error:
             say(f"{url} was made, and what it holds could not be looked at: {error}")
-        else:
-            _check(hub, uploads, arrived)
-            if parent is None and changes(uploads, arrived).delete:
-                parent = done.oid  # two first commits at once in an empty repository, which no parent keeps apart
-                continue
-        return url
-    raise AssertionError("unreachable")
+            return url
+        if left.add:
+            missing = ", ".join(upload.name for upload in left.add)
+            hint = "is it in the repository's .gitignore?"
+            raise PublishError(f"the commit was made, but {missing} did not arrive in {hub.url}", hint=hint)
+        if parent is not None or not left.delete:
+            return url
+        parent = done.oid  # two first commits at once in an empty repository, which no parent keeps apart
+    raise PublishError(f"{hub.url} holds weights of somebody else too", hint="run the same command again")
 
 
 def _prepare(hub: Hub, destination: Destination, remote: Remote) -> str | None:
@@ -163,7 +161,7 @@ def _prepare(hub: Hub, destination: Destination, remote: Remote) -> str | None:
         hub.create_repo(destination.private)
         found = hub.head(MAIN)
         parent = found[0] if found else None
-        if parent and not hub.files(parent).keys() <= _FIRST_FILES:
+        if len(hub.commits_since(None, MAIN)) > 1:  # one is the Hub's own
             raise somebody_else(hub.repo_id)
     if destination.revision != MAIN and not (remote.exists and remote.has_revision):
         hub.create_branch(destination.revision, parent)
@@ -203,13 +201,3 @@ def _options(destination: Destination, parent: str | None) -> dict[str, Any]:
         "create_pr": destination.create_pr,
         "parent_commit": parent,
     }
-
-
-def _check(hub: Hub, uploads: Sequence[Upload], arrived: Mapping[str, RemoteFile]) -> None:
-    """Raise PublishError if something did not arrive: a repository may have a .gitignore of its own."""
-    missing = [u.name for u in uploads if u.name not in arrived or arrived[u.name].size != u.size]
-    if missing:
-        raise PublishError(
-            f"the commit was made, but {', '.join(missing)} did not arrive in {hub.url}",
-            hint="is it in the repository's .gitignore?",
-        )
