@@ -232,7 +232,7 @@ def _series_line(plan: Plan) -> Text:
 
 def dtypes_text(plan: Plan) -> str:
     """The dtypes that are averaged, and what they become if that is something else."""
-    from belay_cli.checkpoints.dtypes import DTYPES
+    from belay_cli.formats.dtypes import DTYPES
 
     averaged = [tensor for tensor in plan.tensors if tensor.averaged] or list(plan.tensors)
     sources = dict.fromkeys(DTYPES[tensor.source_dtype].name for tensor in averaged)

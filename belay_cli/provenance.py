@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -19,10 +19,10 @@ from typing import Any
 
 from belay_cli._version import __version__
 from belay_cli.checkpoints import Checkpoint, Series
-from belay_cli.checkpoints.remote.path import RemotePath
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.rules import Rule
 from belay_cli.rules.dynamics import Dynamics
+from belay_cli.storage.remote.path import RemotePath
 
 # As long as a real fingerprint or digest, so that sizes are known before anything is read.
 PLACEHOLDER = "0" * 64
@@ -43,20 +43,26 @@ def metadata(
     options: Sequence[str],
     copies: Sequence[str],
     aliases: Mapping[str, str],
+    carried: Mapping[str, str],
     lora: str | None = None,
+    left_out: Sequence[str] = (),
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """The metadata of every file of one output.
 
     policies: the globs of `average`, `last` and `drop`; dtype: as --dtype has it; options: what the bytes of the
     tensors depend on, as command-line words; aliases: names that share the bytes of another -> that one. They are
-    entries of their own too, by which safetensors.torch.load_model knows that nothing is missing.
+    entries of their own too, by which safetensors.torch.load_model knows that nothing is missing. carried: what the
+    inputs' own metadata says alike; it changes none of these. left_out: where other weights lay, in the last
+    checkpoint or beside it.
     """
     fingerprints = fingerprints or [PLACEHOLDER] * len(series.checkpoints)
     shared = {name: kept for name, kept in aliases.items() if name != "format" and not name.startswith("belay.")}
     return {
+        **carried,
         **shared,
         **({"belay.lora": lora} if lora else {}),
+        **({"belay.left_out": _compact(list(left_out))} if left_out else {}),
         "format": "pt",
         "belay.version": __version__,
         "belay.rule": _compact({**rule.describe(), "a": rule.dynamics.a}),
@@ -129,7 +135,7 @@ def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
     words = ["belay", "average", *rule.arguments(), *options]
     words += ["--order", "given"] if series.selection.order == "given" else []
     words += ["--allow-averages"] if series.selection.allow_averages else []
-    for name in ("subfolder", "state_key", "source"):
+    for name in _OPENING:
         value = getattr(series.selection, name)
         words += [f"--{name.replace('_', '-')}", value] if value is not None else []
     return shlex.join(words + [checkpoint.name for checkpoint in series.checkpoints])
@@ -149,7 +155,9 @@ class Recorded:
 class Record:
     """What an output says of itself. `debias` and `dynamics` are its rule; digests are by tensor name.
 
-    `dtype` is a name as --dtype has it; `copies` are the files beside the weights, relative to the directory.
+    `dtype` is a name as --dtype has it; `copies` are the files beside the weights, relative to the directory; `opening`
+    are the options that say what was taken of each checkpoint, by their fields in Selection; `left_out` says where
+    other weights lay, which are not in it.
     """
 
     dynamics: Dynamics
@@ -160,6 +168,8 @@ class Record:
     copies: tuple[str, ...]
     digests: dict[str, str]
     lora: str | None = None
+    opening: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def read_record(metadata: Mapping[str, str], path: str) -> Record:
@@ -181,12 +191,29 @@ def read_record(metadata: Mapping[str, str], path: str) -> Record:
         if not all(0 <= c.tick < 2**53 and math.isfinite(c.coefficient) for c in series):
             raise ValueError("its ticks or coefficients are no numbers that can be")
         told = metadata["belay.dtype"], copies, digests, metadata.get("belay.lora")
-        record = Record(dynamics, bool(rule["debias"]), series, policies, *told)
+        left_out = tuple(str(where) for where in json.loads(metadata.get("belay.left_out", "[]")))
+        opening = _opening(metadata["belay.command"], len(series))
+        record = Record(dynamics, bool(rule["debias"]), series, policies, *told, opening, left_out)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"has a damaged record of how it was made: {error}", file=path) from error
     if not series or any(b.tick <= a.tick for a, b in pairwise(series)):
         raise CheckpointError("has a damaged record of how it was made: its ticks do not rise", file=path)
     return record
+
+
+_OPENING = ("subfolder", "state_key", "source")  # in this order they end the options of a command
+
+
+def _opening(command: str, checkpoints: int) -> dict[str, str]:
+    """How the checkpoints were opened: the last options of the canonical command, before the checkpoints' names."""
+    words = shlex.split(command)
+    words = words[: len(words) - checkpoints]
+    found = {}
+    for name in reversed(_OPENING):
+        if words[-2:-1] == [f"--{name.replace('_', '-')}"]:
+            found[name] = words[-1]
+            words = words[:-2]
+    return found
 
 
 def _compact(value: Any) -> str:

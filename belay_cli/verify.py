@@ -19,18 +19,22 @@ from typing import Any
 import numpy as np
 
 from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.adapter_config import is_linear
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
-from belay_cli.checkpoints.json_file import read_json
-from belay_cli.checkpoints.lora import Pair, is_linear, update_pairs
-from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.checkpoints.storage import OpenFiles
+from belay_cli.checkpoints.lora import Pair, gain, pairs_in
+from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
+from belay_cli.formats.contents import Tensor
+from belay_cli.formats.dtypes import BY_NAME, DTYPES
 from belay_cli.plan.policies import AVERAGE, Policies
 from belay_cli.provenance import DOCUMENT, Record, document, read_record
 from belay_cli.rules.dynamics import Float64Array, debiased_ema_coefficients, dynamics_coefficients
 from belay_cli.rules.recursion import replay_intervals
+from belay_cli.storage.files import OpenFiles
+from belay_cli.storage.json_file import read_json
+
+_AS_IT_IS = Opening(allow_averages=True)  # whatever an output is called
 
 HELD, FAILED, NOT_CHECKED = "held", "failed", "not checked"
 
@@ -91,7 +95,7 @@ def check_alone(
 
     Raises CheckpointError if it cannot be read at all, or has no record.
     """
-    average = open_checkpoint(output, needs_step=False)
+    average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
     records = [read_record(file.metadata, str(file.path)) for file in average.files]
     checks = [
         _check_structure(average, records[0]),
@@ -100,6 +104,15 @@ def check_alone(
         _check_coefficients(records[0]),
     ]
     return average, records, checks
+
+
+def recorded(output: Path) -> Record | None:
+    """What an output says of itself; None if it cannot be read, which is said when it is checked."""
+    try:
+        average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
+        return read_record(average.files[0].metadata, str(output))
+    except BelayError:
+        return None
 
 
 class _Counter:
@@ -240,8 +253,7 @@ def _updates(record: Record, inputs: Sequence[Checkpoint], policies: Policies) -
     if record.lora != "delta" or is_linear(inputs[-1]):
         return []
     tensors = inputs[-1].tensors
-    pairs = update_pairs(inputs, tensors)
-    return [pair for pair in pairs if policies.action(pair.a, tensors[pair.a].dtype) == AVERAGE]
+    return list(pairs_in(tensors, inputs[-1], lambda name: policies.action(name, tensors[name].dtype) == AVERAGE))
 
 
 def _check_update(average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], pair: Pair) -> tuple[int, str]:
@@ -251,7 +263,9 @@ def _check_update(average: Checkpoint, record: Record, inputs: Sequence[Checkpoi
     from belay_cli.engine.low_rank import average_update, relative_error
 
     ticks = [entry.tick for entry in record.series]
+    rank = average.tensors[pair.a].shape[0]
     c = replay_intervals(record.dynamics, ticks, list(np.eye(len(ticks))), debias=record.debias)
+    c = c * gain(inputs[-1].tensors, pair, rank)
     count = sum(average.tensors[name].elements for name in pair)
     with OpenFiles(limit=16) as files:
 
@@ -261,7 +275,7 @@ def _check_update(average: Checkpoint, record: Record, inputs: Sequence[Checkpoi
 
         exact = average_update(
             ((float(k), matrix(source, pair.b), matrix(source, pair.a)) for k, source in zip(c, inputs, strict=True)),
-            average.tensors[pair.a].shape[0],
+            rank,
         )
         error = relative_error((matrix(average, pair.b), matrix(average, pair.a)), (exact.b, exact.a))
     limit = max(1e-6, 8 * 2.0 ** -_MANTISSA[average.tensors[pair.a].dtype])

@@ -23,12 +23,15 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
-from belay_cli.checkpoints.dcp import metadata as dcp_metadata
-from belay_cli.checkpoints.dcp import read_dcp
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.pieces import StoredPieces
-from belay_cli.checkpoints.storage import OpenFiles, Stored, StoredFile, open_file
+from belay_cli.checkpoints.meaning import understand
+from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError
+from belay_cli.formats.dcp import metadata as dcp_metadata
+from belay_cli.formats.dcp import read_dcp
+from belay_cli.formats.dtypes import DTYPES
+from belay_cli.storage.files import OpenFiles, Stored, StoredFile, open_file
+from belay_cli.storage.pieces import StoredPieces
+from tests.reading import plainly
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -52,7 +55,9 @@ def read(directory, log=None, **options):
 
             return StoredFile(Path(directory, name), file.size), read_at
 
-        return read_dcp(Path(directory), opens, **options)
+        with read_dcp(Path(directory), opens) as found:
+            weights = understand(found, Opening(**options), stem="model", directory=Path(directory), named_ema=None)
+        return plainly(weights, Path(directory))
 
 
 def contents(weights):
@@ -150,7 +155,7 @@ def test_a_model_with_its_optimizer(tmp_path):
     weights = read(directory)
     assert contents(weights) == plain(MODEL) == plain(loaded(directory)["model"])
     assert [file.path.name for file in weights.files] == [".metadata", "__0_0.distcp"]
-    assert weights.notes == ("names are taken without the model. under which they were saved",)
+    assert weights.notes == ()
     assert all(isinstance(tensor.stored, Stored) for tensor in weights.tensors)
 
 
@@ -191,17 +196,16 @@ class App(dcp.stateful.Stateful):
 
 
 EXTRA = {"norm._extra_state": b"abc", "head._extra_state": {"a": 1}}
-UNDER = "names are taken without the {}. under which they were saved"
 NOTED = {
-    "a Stateful": ({"app": App()}, [UNDER.format("app.model")]),
+    "a Stateful": ({"app": App()}, []),
     "torchtitan": ({**MODEL, "optimizer": STATE, "dataloader": {"rank": torch.ones(2)}, "train_state": {"n": 1}}, []),
-    "torchtitan before": ({"model": MODEL, "optimizer": STATE, "lr_scheduler": {"a": 1}}, [UNDER.format("model")]),
-    "Lightning": ({"state_dict": MODEL, "optimizer_0": STATE}, [UNDER.format("state_dict")]),
+    "torchtitan before": ({"model": MODEL, "optimizer": STATE, "lr_scheduler": {"a": 1}}, []),
+    "Lightning": ({"state_dict": MODEL, "optimizer_0": STATE}, []),
     "by itself": (MODEL, []),
-    "in a wrapper": ({"model": {"model_state_dict": MODEL}}, [UNDER.format("model.model_state_dict")]),
+    "in a wrapper": ({"model": {"model_state_dict": MODEL}}, []),
     "compiled": (
         {"model": {f"_orig_mod.{name}": value for name, value in MODEL.items()}},
-        [UNDER.format("model"), "names are taken without the _orig_mod. of torch.compile"],
+        ["names are taken without the _orig_mod. of torch.compile"],
     ),
     "parallel": (
         {f"module.{name}": value for name, value in MODEL.items()},
@@ -210,7 +214,6 @@ NOTED = {
     "states that are no tensors": (
         {"model": {**MODEL, **EXTRA, "version": 3}},
         [
-            UNDER.format("model"),
             "leaves out 2 _extra_state, no tensors: norm._extra_state",
             "leaves out what is no tensor: version",
         ],
@@ -221,7 +224,7 @@ NOTED = {
     ),
     "a random state": (
         {"model": MODEL, "rng_state": torch.ones(9)},
-        ["leaves out rng_state, by name a trainer's and not the model's", UNDER.format("model")],
+        [],
     ),
 }
 
@@ -258,37 +261,47 @@ def test_names_that_look_like_keys(tmp_path):
 def test_a_key_that_is_asked_for(tmp_path):
     ema = {name: value + 1 for name, value in MODEL.items()}
     directory = save(tmp_path / "x", {"model": MODEL, "ema": {**ema, **EXTRA}, "sub": {"ema": ema}})
-    error = refused(directory, "does not say which of its tensors are the model's")
-    assert error.hint == "say where: --state-key NAME; it holds model (9), ema (9), sub (9)"
+    error = refused(directory, "holds raw weights (model) and their EMA (ema)")
+    assert error.hint.startswith("say which: --source raw or --source ema")
+    assert contents(read(directory, source="raw")) == plain(MODEL)
+    assert contents(read(directory, source="ema")) == plain(ema)
     assert contents(read(directory, state_key="model")) == plain(MODEL)
     weights = read(directory, state_key="ema")
     assert contents(weights) == plain(ema)
     assert weights.notes == ("leaves out 2 _extra_state, no tensors: norm._extra_state",)
     assert contents(read(directory, state_key="sub.ema")) == plain(ema)
     for key in ("other", "", "model.conv.weight", "mod"):
-        refused(directory, f"holds no tensors in {key}", state_key=key)
+        refused(directory, f"holds no state dict under '{key}': weights lie under model, ema, sub.ema", state_key=key)
 
 
 @pytest.mark.parametrize(
-    ("state", "held"),
+    ("state", "message"),
     [
-        ({"optimizer": {"w": torch.ones(2)}}, "optimizer (1)"),
-        ({"ema": {"w": torch.ones(2)}, "optimizer": {"w": torch.ones(2)}}, "ema (1)"),
-        ({"model": {"w": torch.ones(2)}, "epoch": torch.ones(())}, "model (1), epoch (1)"),
-        ({"app": {"model": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}}}, "app.model (1), app.ema (1)"),
-        ({"step": 3}, "no tensors"),
+        ({"optimizer": {"w": torch.ones(2)}}, "holds no state dict; its keys are: optimizer"),
+        ({"ema": {"w": torch.ones(2)}, "optimizer": {"w": torch.ones(2)}}, "holds only an average of weights (ema)"),
+        (
+            {"app": {"model": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}}},
+            "holds raw weights (app.model) and their EMA (app.ema)",
+        ),
+        ({"step": 3}, "holds no state dict; its keys are: step"),
+        ({"g": {"w": torch.ones(2)}, "d": {"w": torch.ones(2)}}, "holds several state dicts: weights lie under g, d"),
     ],
 )
-def test_checkpoints_that_do_not_say_which_is_the_model(tmp_path, state, held):
-    error = refused(save(tmp_path / "x", state), "does not say which of its tensors are the model's")
-    assert error.hint == f"say where: --state-key NAME; it holds {held}"
+def test_checkpoints_that_do_not_say_which_is_the_model(tmp_path, state, message):
+    refused(save(tmp_path / "x", state), message)
+
+
+def test_a_tensor_at_the_top_beside_the_model(tmp_path):
+    weights = read(save(tmp_path / "x", {"model": MODEL, "epoch": torch.ones(()), "codes": torch.ones(3)}))
+    assert contents(weights) == plain(MODEL)
+    assert weights.notes == ("leaves out what lies at the top, under no key of weights: codes",)
 
 
 def test_an_ema_inside_the_names(tmp_path):
-    state = {"net.w": torch.ones(2), "model_ema.w": torch.ones(2)}
-    weights = read(save(tmp_path / "x", state))
-    assert contents(weights) == plain(state)
-    assert weights.notes == ("takes model_ema.* too, an EMA by its name",)
+    directory = save(tmp_path / "x", {"net.w": torch.ones(2), "model_ema.w": torch.zeros(2)})
+    refused(directory, "holds raw weights (without model_ema.*) and their EMA (model_ema.*)")
+    assert contents(read(directory, source="raw")) == plain({"net.w": torch.ones(2)})
+    assert contents(read(directory, source="ema")) == plain({"net.w": torch.zeros(2)})
 
 
 # ---- several processes
@@ -403,18 +416,12 @@ def test_a_large_directory_is_read_at_its_headers(tmp_path):
 
 def test_torch_is_not_imported(tmp_path):
     directory = save(tmp_path / "x", {"model": MODEL})
-    program = f"""if True:
-        import sys
-        from pathlib import Path
-        from belay_cli.checkpoints.dcp import read_dcp
-        from belay_cli.checkpoints.storage import StoredFile, open_file
-        def opens(name):
-            file = open_file(Path({str(directory)!r}, name))
-            return StoredFile(Path(name), file.size), file.read_at
-        assert len(read_dcp(Path({str(directory)!r}), opens).tensors) == {len(MODEL)}
-        sys.exit("torch" in sys.modules)
-    """
-    assert subprocess.run([sys.executable, "-W", "error", "-c", program], timeout=60).returncode == 0
+    program = (
+        "import sys; from pathlib import Path; from belay_cli.checkpoints import open_checkpoint;"
+        f"assert len(open_checkpoint(Path(sys.argv[1])).tensors) == {len(MODEL)}; sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-W", "error", "-c", program, str(directory)]
+    assert subprocess.run(command, timeout=60).returncode == 0
 
 
 # ---- other writers
@@ -577,11 +584,11 @@ LIES = [
     (lambda found: setattr(found.state_dict_metadata["w"], "size", (4, -5)), "cannot be right: a shape of 'w' is none"),
     (lambda found: setattr(found.state_dict_metadata["w"], "size", [4, 5]), "cannot be right: a shape of 'w' is none"),
     (lambda found: delattr(found.state_dict_metadata["w"], "size"), "cannot be right: something in it has no size"),
-    (of_dtype(torch.qint8), "'w' has the dtype qint8, which safetensors does not have"),
-    (of_dtype(torch.complex128), "'w' has the dtype complex128, which safetensors does not have"),
-    (of_dtype(torch.float4_e2m1fn_x2), "'w' has the dtype float4_e2m1fn_x2, which safetensors does not have"),
-    (of_dtype([]), "'w' has the dtype none, which safetensors does not have"),
-    (of_dtype("float32"), "'w' has the dtype none, which safetensors does not have"),
+    (of_dtype(torch.qint8), "'w' is of dtype qint8, which safetensors does not have"),
+    (of_dtype(torch.complex128), "'w' is of dtype complex128, which safetensors does not have"),
+    (of_dtype(torch.float4_e2m1fn_x2), "'w' is of dtype float4_e2m1fn_x2, which safetensors does not have"),
+    (of_dtype([]), "'w' is of dtype none, which safetensors does not have"),
+    (of_dtype("float32"), "'w' is of dtype none, which safetensors does not have"),
 ]
 
 
@@ -600,7 +607,8 @@ def copied(small, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), LIES)
 def test_metadata_that_lies_about_a_tensor(small, tmp_path, change, message):
-    refused(rewritten(copied(small, tmp_path), change), message, file=".metadata", tensor="w")
+    file = None if "of dtype" in message else ".metadata"  # a tensor that is no plain array may be dropped
+    refused(rewritten(copied(small, tmp_path), change), message, file=file, tensor="w")
 
 
 @pytest.mark.parametrize(
@@ -623,14 +631,14 @@ def test_two_tensors_of_one_name(small, tmp_path):
     directory = save(tmp_path / "x", {"w": torch.ones(2), "other": torch.zeros(2)})
     refused(rewritten(directory, one_name), "'w' and 'other' have one name", file=".metadata", tensor="w")
     directory = save(tmp_path / "y", {"w": torch.ones(2), "_orig_mod.w": torch.zeros(2)})
-    refused(directory, "'w' and '_orig_mod.w' have one name", file=".metadata", tensor="w")
+    refused(directory, "has 'w' twice, once with a prefix", tensor="w")
 
 
 def test_names_that_are_no_unicode(small, tmp_path):
     def change(found):
         found.planner_data["w"] = ("\ud800",)
 
-    refused(rewritten(copied(small, tmp_path), change), "is not a name in Unicode", file=".metadata", tensor="\ud800")
+    refused(rewritten(copied(small, tmp_path), change), "which is not one in Unicode", tensor="\ud800")
 
 
 PIECES = [
@@ -786,7 +794,7 @@ def nested(found):
         (moved(relative_path="NEST"), "puts 'w' into a nest, which is not a file of this directory"),
         (moved(transform_descriptors="NEST"), "'w' is stored in a form of its own: a nest"),
         (moved(offset="NEST"), "cannot be right: a piece of 'w' begins or ends nowhere"),
-        (of_dtype("NEST"), "'w' has the dtype none, which safetensors does not have"),
+        (of_dtype("NEST"), "'w' is of dtype none, which safetensors does not have"),
         (lambda found: setattr(found.state_dict_metadata["w"], "size", "NEST"), "a shape of 'w' is none"),
     ],
 )
@@ -795,7 +803,7 @@ def test_nests(small, tmp_path, change, message):
     found = pickle.loads((directory / ".metadata").read_bytes())
     change(found)
     (directory / ".metadata").write_bytes(nested(found))
-    refused(directory, message, file=".metadata", tensor="w")
+    refused(directory, message, file=None if "of dtype" in message else ".metadata", tensor="w")
 
 
 def test_nests_of_other_kinds(small, tmp_path):

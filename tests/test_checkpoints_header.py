@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from belay_cli.checkpoints.safetensors_header import parse_header, read_header
 from belay_cli.errors import CheckpointError
+from belay_cli.formats.safetensors import parse_header, read_header
 from tests.conftest import raw_safetensors, tensors
 
 F32_2 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from belay_cli.checkpoints import pieces as pieces_module
-from belay_cli.checkpoints.pieces import Piece, StoredPieces, check_pieces, simplest
-from belay_cli.checkpoints.storage import OpenFiles, Stored, StoredFile
+from belay_cli.storage import pieces as pieces_module
+from belay_cli.storage.files import OpenFiles, Stored, StoredFile
+from belay_cli.storage.pieces import Piece, StoredPieces, check_pieces, simplest
 
 
 def split(draw, box):

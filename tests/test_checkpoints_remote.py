@@ -18,10 +18,10 @@ import fsspec
 import pytest
 import s3fs
 
-from belay_cli.checkpoints.remote import content_id, is_url, open_remote, parse, same_content, source
-from belay_cli.checkpoints.remote.path import RemotePath
-from belay_cli.checkpoints.steps import step_in_name
+from belay_cli.checkpoints.names import step_in_name
 from belay_cli.errors import CheckpointError
+from belay_cli.storage.remote import content_id, is_url, open_remote, parse, same_content, source
+from belay_cli.storage.remote.path import RemotePath
 from tests.conftest import everything_in
 from tests.hub_server import Answer, HubServer, Refusal, Request, _ranged, hub_client
 
@@ -326,7 +326,7 @@ def test_an_empty_file_and_a_small_one(web: Web) -> None:
 
 
 def test_no_large_file_is_read_whole(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("belay_cli.checkpoints.remote.path._LARGEST_TEXT", 1000)
+    monkeypatch.setattr("belay_cli.storage.remote.path._LARGEST_TEXT", 1000)
     assert "too large to be read whole" in failure(remote(url_of(web)).read_bytes).message
 
 
@@ -382,7 +382,7 @@ def test_a_server_that_wants_too_much_time(web: Web, waits: list[float]) -> None
 
 
 def test_silence_has_an_end(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("belay_cli.checkpoints.remote.http.TIMEOUT", 0.2)
+    monkeypatch.setattr("belay_cli.storage.remote.http.TIMEOUT", 0.2)
     web.fail("GET", "stall", seconds=5)
     assert whole(remote(url_of(web))) == DATA
     web.fail("HEAD", "stall", seconds=5, times=math.inf)
@@ -516,7 +516,7 @@ def test_redirects_that_are_not_followed(web: Web, to: str) -> None:
 def test_no_redirect_from_https_to_http() -> None:
     from types import SimpleNamespace
 
-    from belay_cli.checkpoints.remote.http import _onward
+    from belay_cli.storage.remote.http import _onward
 
     answer = SimpleNamespace(status_code=302, headers={"Location": "http://host/x"})
     assert "from https to http" in failure(lambda: _onward(answer, "https://host/x", "https://host/x")).message
@@ -704,7 +704,7 @@ def test_unsafe_names_are_not_seen(hub: HubServer) -> None:
 
 
 def test_a_listing_has_a_limit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("belay_cli.checkpoints.remote.hub.LARGEST_LISTING", 3)
+    monkeypatch.setattr("belay_cli.storage.remote.hub.LARGEST_LISTING", 3)
     assert "holds more than 3 files" in failure(remote("hf://org/model@step100").exists).message
 
 
@@ -814,8 +814,8 @@ def test_an_object_in_s3_that_is_replaced(s3: Any) -> None:
 def test_pages_of_s3_and_their_limit(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         s3.pipe(f"bucket/many/{number}", b"1")
-    monkeypatch.setattr("belay_cli.checkpoints.remote.fsspec.LARGEST_LISTING", 4)
-    monkeypatch.setattr("belay_cli.checkpoints.remote.s3.LARGEST_LISTING", 4)
+    monkeypatch.setattr("belay_cli.storage.remote.fsspec.LARGEST_LISTING", 4)
+    monkeypatch.setattr("belay_cli.storage.remote.s3.LARGEST_LISTING", 4)
     assert "holds more than 4 files" in failure(remote("s3://bucket/many").exists).message
 
 

@@ -22,17 +22,20 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from torch.optim.swa_utils import AveragedModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.pieces import StoredPieces
-from belay_cli.checkpoints.storage import OpenFiles, Stored, StoredFile, open_file
-from belay_cli.checkpoints.torch_file import read_torch_file
-from belay_cli.checkpoints.torch_pickle import ALLOWED
+from belay_cli.checkpoints.read import read_file
+from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError
+from belay_cli.formats.dtypes import DTYPES
+from belay_cli.formats.torch.objects import ALLOWED
+from belay_cli.storage.files import OpenFiles, Stored
+from belay_cli.storage.local import LocalFile
+from belay_cli.storage.pieces import StoredPieces
+from tests.reading import plainly
 
 
 def read(path, **options):
-    with open_file(path) as opened:
-        return read_torch_file(StoredFile(path, opened.size), opened.read_at, **options)
+    """The weights of a file, as a plan takes them; each tensor with where it lies."""
+    return plainly(read_file(path, Opening(**options)), path)
 
 
 def refused(path, message, **options):
@@ -197,23 +200,23 @@ def test_without_checksums_and_with_other_alignment(tmp_path):
     assert_same(read(path), load(path))
 
 
-def test_nothing_but_headers_is_read_and_torch_is_not_imported(tmp_path):
+def test_nothing_but_headers_is_read_and_torch_is_not_imported(tmp_path, monkeypatch):
     values = {f"w{i}": torch.zeros(100_000) for i in range(5)}
     path = saved(tmp_path / "a.pt", values)
     reads = []
-    with open_file(path) as opened:
+    read_into = LocalFile.read_into
 
-        def read_at(offset, count):
-            reads.append(count)
-            return opened.read_at(offset, count)
+    def counted(self, buffer, offset):
+        reads.append(buffer.nbytes)
+        read_into(self, buffer, offset)
 
-        read_torch_file(StoredFile(path, opened.size), read_at)
+    monkeypatch.setattr(LocalFile, "read_into", counted)
+    assert len(read(path).tensors) == 5
     assert sum(reads) < 80_000
     assert len(reads) < 15
     program = (
-        "import sys; from pathlib import Path; from belay_cli.checkpoints.torch_file import read_torch_file;"
-        "from belay_cli.checkpoints.storage import StoredFile, open_file; p = Path(sys.argv[1]); f = open_file(p);"
-        "assert len(read_torch_file(StoredFile(p, f.size), f.read_at).tensors) == 5; sys.exit('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from belay_cli.checkpoints import open_checkpoint;"
+        "assert len(open_checkpoint(Path(sys.argv[1])).tensors) == 5; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 0
 
@@ -251,7 +254,7 @@ def test_the_state_dict_of_a_training_checkpoint(tmp_path, key):
     path = saved(tmp_path / "a.pth.tar", {**rest, **value})
     found = read(path)
     assert_same(found, model.state_dict())
-    assert found.step is None
+    assert found.step == 7
     assert found.notes == ()
     assert_same(read(path, state_key=key), model.state_dict())
 
@@ -278,7 +281,7 @@ def test_weights_under_keys_that_say_nothing(tmp_path):
     error = refused(path, "holds no state dict under a usual key: weights lie under thing")
     assert error.hint == "say which: --state-key thing"
     path = saved(tmp_path / "b.pt", {"model": sd(), "discriminator": sd(2)})
-    assert read(path).notes == ("takes the weights under model, not those under discriminator",)
+    assert (read(path).notes, read(path).beside) == ((), ("discriminator",))
     path = saved(tmp_path / "c.pt", {"model": sd(), "net": sd(2)})
     refused(path, "holds several state dicts: weights lie under model, net")
 
@@ -305,7 +308,8 @@ def test_what_is_no_tensor_is_left_out_with_a_note(tmp_path):
     extra = {"bn._extra_state": {"any": 1}, "_metadata": {"version": 1}, "epoch": 3, "name": "x", "none": None}
     found = read(saved(tmp_path / "a.pt", {**sd(), **extra}))
     assert_same(found, sd())
-    assert found.notes == ("leaves out what is no tensor: epoch, name, none",)
+    states = "leaves out 1 _extra_state, no tensors: bn._extra_state"
+    assert found.notes == (states, "leaves out what is no tensor: epoch, name, none")
 
 
 def test_prefixes_are_taken_off(tmp_path):
@@ -423,14 +427,22 @@ def test_deepspeed(tmp_path):
     assert "zero_to_fp32.py" in refused(path, "looks like shards of DeepSpeed ZeRO: it holds no state dict").hint
 
 
-def test_megatron(tmp_path):
+@pytest.mark.parametrize("kind", ["tensor", "pipeline", "expert"])
+def test_megatron(tmp_path, kind):
     import argparse
 
-    path = saved(tmp_path / "model_optim_rng.pt", {"model": sd(), "args": argparse.Namespace(a=1)})
+    name = f"{kind}_model_parallel_size"
+
+    path = saved(tmp_path / "model_optim_rng.pt", {"args": argparse.Namespace(a=1)})
     error = refused(
         path, "looks like ranks of Megatron-LM: it needs more than weights to be read: it would import argp"
     )
     assert "convert" in error.hint
+    args = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1}
+    path = saved(tmp_path / "one.pt", {"model": sd(), "args": argparse.Namespace(**args)})
+    assert_same(read(path), sd())
+    path = saved(tmp_path / "two.pt", {"model": sd(), "args": argparse.Namespace(**args | {name: 2})})
+    assert "ranks together" in refused(path, "is the part of one of 2 model-parallel ranks").hint
 
 
 # ---- raw weights and EMAs
@@ -472,7 +484,7 @@ def test_several_emas(tmp_path):
         refused(path, "holds several state dicts: weights lie under model, ema_0.99, ema_0.999", source=source)
     found = read(path, source="raw")
     assert_same(found, sd(1))
-    assert found.notes == ("takes the weights under model, not those under ema_0.99, ema_0.999",)
+    assert found.beside == ("ema_0.99", "ema_0.999")
     assert_same(read(path, state_key="ema_0.999"), sd(3))
     several = {**sd(1, "unet."), **sd(2, "unet_ema."), **sd(3, "text."), **sd(4, "text_ema.")}
     path = saved(tmp_path / "b.pth", several)
@@ -632,9 +644,9 @@ def test_programs(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
-        torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "b.pt2")
+        torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "b.pt")
     assert "torch.jit.load(path).state_dict()" in refused(tmp_path / "a.pt", "is a program of TorchScript").hint
-    refused(tmp_path / "b.pt2", "is a program of torch.export")
+    refused(tmp_path / "b.pt", "is a program of torch.export")
 
 
 @pytest.mark.parametrize(
@@ -790,7 +802,7 @@ def test_pickles_that_lie(tmp_path, value, message):
 
 def test_names_that_are_no_unicode(tmp_path):
     data = b"\x80\x02}X\x03\x00\x00\x00\xed\xa0\x80" + pickled(lying_tensor())[2:-1] + b"s."
-    refused(archived(tmp_path / "a.pt", data), "is not a name in Unicode")
+    refused(archived(tmp_path / "a.pt", data), "which is not one in Unicode")
 
 
 def test_records_of_big_endian_machines(tmp_path):
@@ -982,7 +994,7 @@ def test_calls_that_would_copy_a_lot(tmp_path):
 
 
 def test_a_pickle_that_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("belay_cli.checkpoints.torch_pickle.LARGEST", 100)
+    monkeypatch.setattr("belay_cli.formats.torch.objects.LARGEST", 100)
     refused(archived(tmp_path / "a.pt", bytes(101)), "'data.pkl' has 101 bytes, and 100 are the most")
 
 

@@ -380,6 +380,12 @@ def test_inspect_a_series(tmp_path, belay):
         "  checkpoint-200    200        6  float32, int64  2.27 kB",
         "  checkpoint-1000  1000        6  float32, int64  2.27 kB",
         "",
+        "recognised:",
+        "  format      safetensors",
+        "  state dict  at the top",
+        "  weights     raw",
+        "  step        recorded in trainer_state.json",
+        "",
         "one series; what an average of it would be: belay plan, with the same arguments",
     ]
 
@@ -595,7 +601,10 @@ def test_json_of_a_failure_has_an_error(tmp_path, belay):
 
 def test_checkpoints_without_steps_are_counted_and_that_is_said(tmp_path, belay):
     paths = [path.rename(tmp_path / f"model_{i}.safetensors") for i, path in enumerate(make_files(tmp_path))]
-    said = "note: model_0.safetensors states no step, as step_500 or checkpoint-500 do: checkpoints are counted\n"
+    said = (
+        "note: model_0.safetensors states no step, as step_500 or checkpoint-500 do: checkpoints are counted, in this "
+        "order: model_0.safetensors, model_1.safetensors, model_2.safetensors, model_3.safetensors\n"
+    )
     assert said in belay("plan", *paths).err
     assert "checkpoints are counted" not in belay("plan", *paths, "--unit", "checkpoint").err
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from belay_cli.api import prepare
-from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.errors import UsageError
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan import Policies
 from belay_cli.plan.buffers import plan_buffers
 from belay_cli.plan.layout import PlannedTensor, header, lay_out, parse_size

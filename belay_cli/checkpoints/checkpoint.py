@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from belay_cli.checkpoints.directory import find_weights, is_shard
-from belay_cli.checkpoints.formats import read_directory, read_file
-from belay_cli.checkpoints.pieces import StoredPieces
-from belay_cli.checkpoints.quantized import read_config
-from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.checkpoints.steps import agreed_step, last_integer, recorded_step, step_in_name
-from belay_cli.checkpoints.storage import AnyPath, Stored, StoredFile
+from belay_cli.checkpoints.averages import ema_by_name
+from belay_cli.checkpoints.config import read_config
+from belay_cli.checkpoints.directory import find_weights
+from belay_cli.checkpoints.names import naming, stem_of, step_in_name
+from belay_cli.checkpoints.read import read_directory, read_file
+from belay_cli.checkpoints.recorded import Recorded
+from belay_cli.checkpoints.steps import agreed_step, recorded_step
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
-
-# A file of one of these stems is named after nothing; its directory's name says which checkpoint it is.
-_IMPERSONAL = re.compile(r"(?:diffusion_pytorch_|adapter_|pytorch_)?model(?:\.[a-z0-9]+)?|consolidated|weights")
+from belay_cli.formats.contents import Tensor
+from belay_cli.formats.shards import is_shard
+from belay_cli.storage.files import AnyPath, Stored, StoredFile
+from belay_cli.storage.pieces import StoredPieces
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint known from its headers.
 
-    `name` identifies it to people (never the path that was typed); `number` is the last integer of that
-    name, which orders checkpoints without a step.
+    `name` identifies it to people (never the path that was typed). `step_from` says where the step comes from, in
+    words.
     """
 
     name: str
     path: AnyPath
     weights: Weights
     step: int | None
-    number: int | None
     notes: tuple[str, ...] = ()
+    step_from: str = ""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """By name."""
         return self.weights.tensors
+
+    @property
+    def recognised(self) -> Mapping[str, str]:
+        """What was recognised and why, by what it is, in words."""
+        return {**self.weights.recognised, "step": self.step_from or "none"}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the header of a safetensors file says beside the tensors, text by text; of shards, what all say."""
+        return self.weights.metadata
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -77,26 +87,41 @@ def _open_file(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
             "is one shard of several", file=path, hint=f"the checkpoint is its directory: {path.parent}"
         )
     weights = read_file(path, opening)
-    parent = path.absolute().parent
-    if _IMPERSONAL.fullmatch(weights.stem) and step_in_name(parent.name) is not None:
-        named_by, name = parent.name, f"{parent.name}/{path.name}"
-    else:
-        named_by, name = path.stem, path.name
-    step = agreed_step(recorded_step(weights, None), step_in_name(named_by), path, needs_step)
-    return Checkpoint(_as_text(name), path, weights, step, last_integer(named_by), weights.notes)
+    named_by, name = _named(path, stem_of(path.name), path.name, is_file=True)
+    step = agreed_step(
+        recorded_step(weights, None), step_in_name(named_by), path, needs_step, named_low=weights.named_low
+    )
+    return _checkpoint(name, path, weights, step, weights.notes)
 
 
 def _open_directory(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
-    named_by = _own_name(path)
+    own = _own_name(path)
     inner, passed_over = find_weights(path, opening)
+    if opening.subfolder is not None and ema_by_name(inner.name):
+        opening = replace(opening, source=opening.source or "ema")  # named by its folder, so asked for
     weights = read_directory(inner, opening)
-    notes = [f"{named_by}: takes {inner.name}, not {name}" for name in passed_over]
-    name = named_by
-    if step_in_name(named_by) is None and step_in_name(path.absolute().parent.name) is not None:
-        named_by = path.absolute().parent.name  # checkpoint-500/unet
-        name = f"{named_by}/{name}"
-    step = agreed_step(recorded_step(weights, path), step_in_name(named_by), path, needs_step)
-    return Checkpoint(_as_text(name), path, weights, step, last_integer(named_by), (*notes, *weights.notes))
+    notes = [f"{own}: takes {inner.name}, not {name}" for name in passed_over]
+    named_by, name = _named(path, own, own, is_file=False)
+    step = agreed_step(
+        recorded_step(weights, path), step_in_name(named_by), path, needs_step, named_low=weights.named_low
+    )
+    return _checkpoint(name, path, weights, step, (*notes, *weights.notes))
+
+
+def _checkpoint(
+    name: str, path: AnyPath, weights: Weights, step: Recorded | None, notes: tuple[str, ...]
+) -> Checkpoint:
+    known, where = (step.step, step.where) if step else (None, "")
+    return Checkpoint(_as_text(name), path, weights, known, notes, where)
+
+
+def _named(path: AnyPath, own: str, shown: str, *, is_file: bool) -> tuple[str, str]:
+    """The name that says which checkpoint this is, and the one for people, from there on."""
+    above = path.absolute().parent
+    named_by = naming(own, above.name, above.parent.name, is_file=is_file)
+    if named_by is own:
+        return own, shown
+    return named_by, f"{named_by}/{shown}" if named_by is above.name else f"{named_by}/{above.name}/{shown}"
 
 
 def _as_text(name: str) -> str:
@@ -107,18 +132,6 @@ def _as_text(name: str) -> str:
 def _own_name(path: AnyPath) -> str:
     """The directory's name, also for `.` and for a path that ends in `..`; a link keeps its own."""
     return path.absolute().name if path.name not in ("", "..") else path.resolve().name
-
-
-def is_average(checkpoint: Checkpoint) -> bool:
-    """Whether belay wrote these weights."""
-    return any("belay.version" in file.metadata for file in checkpoint.files)
-
-
-def is_adapter(checkpoint: Checkpoint) -> bool:
-    """Whether these are the factors of an adapter (PEFT), whose average is not the average of the updates."""
-    if checkpoint.directory and (checkpoint.directory / "adapter_config.json").is_file():
-        return True
-    return any(".lora_A." in name for name in checkpoint.tensors)
 
 
 def architecture(checkpoint: Checkpoint) -> str | None:

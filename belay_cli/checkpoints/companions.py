@@ -1,46 +1,123 @@
-"""The files beside the weights that a loader needs: configuration, tokenizer, custom code, chat template."""
+"""The files beside the weights: what a loader needs is copied, what it might miss is named, the rest is the trainer's.
+
+The names come from what these save: transformers, tokenizers, sentencepiece and tiktoken; LitGPT, Lightning, nanotron,
+OLMo, NeMo, Meta's and Mistral's releases; fairseq, ESPnet, icefall, WeNet, FunASR and SpeechBrain; fastText.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
-from belay_cli.checkpoints.steps import TRAINER_STATE, names_a_checkpoint
-from belay_cli.checkpoints.storage import AnyPath
+from belay_cli.checkpoints.names import names_a_checkpoint
+from belay_cli.checkpoints.steps import TRAINER_STATE
+from belay_cli.formats import SUFFIX
+from belay_cli.storage.files import AnyPath
 
-_NEEDED = re.compile(
-    r".+\.(json|jinja|py|model|spm|bpe|tiktoken|vocab)|(.*[-_.])?(vocab|merges|tokens)(\.txt)?|(LICENSE|NOTICE).*",
+# Configurations, code, templates, and tokenizers whatever they are called.
+_NEEDED_SUFFIX = re.compile(
+    r".+\.(json|ya?ml|toml|gin|cfg|conf|ini|py|jinja2?"
+    r"|model|spm|bpe|codes|tiktoken|vocab|wordpiece|ftz|mvn|cmvn)",
     re.IGNORECASE,
 )
-# What a trainer keeps for itself, what describes the last checkpoint only, and what looks like a secret.
+# Word lists and statistics, which have common suffixes or none: vocab.txt, dict.en.txt, lang_char.txt, global_cmvn.
+_NEEDED_STEM = re.compile(
+    r"(.*[-_.])?((vocab|vocabulary|dict|dictionary|lexicon|merges|tokens|words|phones|phonemes|units|labels|classes)"
+    r"([-_.].*)?\.txt|vocab|merges|lang_char\.txt|label_encoder\.txt|requirements\.txt"
+    r"|cmvn(\.(txt|ark|npy|npz))?|(feats|mel|norm|pitch|energy)_stats\.(npy|npz))|(LICENSE|NOTICE).*",
+    re.IGNORECASE,
+)
+# What a trainer keeps for itself, and what describes the last checkpoint only.
 _NOT_NEEDED = re.compile(
-    rf"{re.escape(TRAINER_STATE)}|.+{re.escape(INDEX_SUFFIX)}|.+\.bin\.index\.json|belay\.json"
-    r"|(all|train|eval|test|predict)_results\.json|training_args.*"
-    r"|(.*[-_.])?(secret|credential|password|api_?key)s?\..*|(.*[-_.])?token\.json",
+    rf"{re.escape(TRAINER_STATE)}|.+\.(safetensors|bin)\.index(\.\w+)?\.json|belay\.json"
+    r"|(all|train|eval|test|predict)_results\.json|training_args.*",
     re.IGNORECASE,
 )
+# What nobody misses: weights, of which others speak, the state of a training, its logs and pictures.
+_EXPECTED = re.compile(
+    r".+\.(safetensors|bin|pt|pth|ckpt|tar|distcp|h5|msgpack|gguf|ggml|onnx|ot|nemo|pdparams|pdopt|npz|mlmodel)"
+    r"|.+\.(log|out|err|jsonl|tfevents|tmp|lock|pid|swp|bak|md|rst|pdf|html|png|jpe?g|gif|svg|webp|mp4|wav|sh|ipynb)"
+    r"|(.*[-_])?(optimizer|optim|scheduler|rng|random|scaler|sampler|trainer|dataloader)([-_.].*)?"
+    r"|(.*[-_.])?(logs?|loss(es)?|metrics?|progress|results?|history|stdout|stderr|tfevents|nohup)([-_.].*)?"
+    r"|latest|last|latest_checkpointed_iteration\.txt|latest_iteration|last_checkpoint|checkpoint|done|_?success",
+    re.IGNORECASE,
+)
+# Names that people give to what must not leave their machine.
+SECRET_NAMES = re.compile(
+    r"(.*[-_.])?(secret|credential|password|passwd|api_?key|access_?key)s?(\..*)?"
+    r"|(.*[-_.])?(token(\.(json|txt|ya?ml|toml|ini|cfg))?|tokens)|auth\.(json|toml|ya?ml)|kubeconfig"
+    r"|.*service[-_]?account.*\.(json|ya?ml)|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|keystore|kdbx)"
+    r"|\.?(netrc|pypirc|npmrc|htpasswd)|\.env.*|.*\.env",
+    re.IGNORECASE,
+)
+_LOGS = re.compile(r"logs?|wandb|tensorboard|tb_logs|lightning_logs|mlruns|runs|samples|profile", re.IGNORECASE)
 CARD = "README.md"
 _LARGEST_CARD = 1_000_000  # bytes
+LARGEST = 100_000_000  # bytes of a companion: tokenizers have thirty million, and more than this is data
 _DEPTH = 2  # 1_Pooling/config.json, additional_chat_templates/name.jinja
+_NAMED = 5  # files in a note
 
 
-def companions(directory: AnyPath) -> tuple[list[str], list[str]]:
-    """Names relative to the directory, `/` between, in order: those to copy, and links that lead elsewhere.
+class Companions(NamedTuple):
+    """Names relative to the directory, `/` between, in order.
+
+    `copied`; `outside`: links that lead elsewhere; `missed`: what a loader might miss, each as text that says why it is
+    not copied.
+    """
+
+    copied: list[str]
+    outside: list[str]
+    missed: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """One note about what a loader might miss, if there is any."""
+        if not self.missed:
+            return []
+        more = len(self.missed) - _NAMED
+        names = ", ".join(self.missed[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        verb = "is" if len(self.missed) == 1 else "are"
+        return [f"{names} {verb} not copied: copy by hand what a loader needs"]
+
+
+def companions(directory: AnyPath, taken: Collection[str] = ()) -> Companions:
+    """What lies beside the weights in a directory; taken: the names of the files that hold them.
 
     A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as
     links; any other would let a downloaded directory pick files of this machine.
     """
-    found = sorted(_walk(directory, _DEPTH))
     roots = _roots(directory)
-    inside = [name for name in found if any((directory / name).resolve().is_relative_to(root) for root in roots)]
-    return inside, [name for name in found if name not in inside]
+    found = Companions([], [], [])
+    for name, path in sorted(_walk(directory, _DEPTH)):
+        if name in taken:
+            continue
+        reason = _reason_to_leave(path)
+        if reason is not None:
+            found.missed.append(_shown(name) + reason)
+        elif not any(path.resolve().is_relative_to(root) for root in roots):
+            found.outside.append(name)
+        elif path.stat().st_size > LARGEST:
+            found.missed.append(f"{_shown(name)} (over {LARGEST // 1_000_000} MB)")
+        else:
+            found.copied.append(name)
+    return found
+
+
+def companions_above(checkpoint: Checkpoint) -> list[str]:
+    """A note about companions that lie in the checkpoint's directory, where its weights lie alone in a folder of it."""
+    path, inner = checkpoint.path, checkpoint.directory
+    if inner is None or path == inner or companions(inner).copied:
+        return []
+    names = [name for name in companions(path).copied if "/" not in name]
+    return Companions([], [], [_shown(name) for name in names]).notes
 
 
 def is_companion(name: str) -> bool:
     """Whether a file of this name, without its directory, is one that a loader needs."""
-    return _NEEDED.fullmatch(name) is not None and _NOT_NEEDED.fullmatch(name) is None
+    needed = _NEEDED_SUFFIX.fullmatch(name) or _NEEDED_STEM.fullmatch(name)
+    return needed is not None and not _NOT_NEEDED.fullmatch(name) and not SECRET_NAMES.fullmatch(name)
 
 
 def source_card(checkpoint: Checkpoint) -> str | None:
@@ -57,15 +134,33 @@ def source_card(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _walk(directory: AnyPath, depth: int, inside: str = "") -> Iterator[str]:
+def _walk(directory: AnyPath, depth: int, inside: str = "") -> Iterator[tuple[str, AnyPath]]:
+    """Every file that is to be copied or named. Inside folders, files of unknown kinds are the trainer's."""
     for entry in directory.iterdir():
         if entry.name.startswith((".", "__pycache__")):
             continue
         if entry.is_file():
-            if is_companion(entry.name):
-                yield inside + entry.name
-        elif depth > 0 and entry.is_dir() and not entry.is_symlink() and not _is_a_model(entry):
+            if is_companion(entry.name) or _might_be_missed(entry.name, at_top=not inside):
+                yield inside + entry.name, entry
+        elif depth > 0 and entry.is_dir() and _may_hold_companions(entry):
             yield from _walk(entry, depth - 1, f"{inside}{entry.name}/")
+
+
+def _might_be_missed(name: str, *, at_top: bool) -> bool:
+    if SECRET_NAMES.fullmatch(name):
+        return True
+    return at_top and not _NOT_NEEDED.fullmatch(name) and not _EXPECTED.fullmatch(name)
+
+
+def _reason_to_leave(path: AnyPath) -> str | None:
+    """Why a file is not copied, by its name, as it is said in brackets; None for one that a loader needs."""
+    if SECRET_NAMES.fullmatch(path.name):
+        return " (a secret by its name)"
+    return None if is_companion(path.name) else ""
+
+
+def _may_hold_companions(directory: AnyPath) -> bool:
+    return not directory.is_symlink() and not _LOGS.fullmatch(directory.name) and not _is_a_model(directory)
 
 
 def _is_a_model(directory: AnyPath) -> bool:
@@ -77,3 +172,8 @@ def _roots(directory: AnyPath) -> list[AnyPath]:
     if directory.absolute().parent.name == "snapshots":  # models--org--name/snapshots/<commit>, blobs beside
         roots.append((directory.absolute().parent.parent / "blobs").resolve())
     return roots
+
+
+def _shown(name: str) -> str:
+    """A name as text for one line, whatever characters it has."""
+    return name if name.isprintable() else repr(name)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.safetensors_header import shape_text
 from belay_cli.errors import SeriesError, glob_for
+from belay_cli.formats.dtypes import DTYPES
+from belay_cli.formats.text import shape_text
 
 _SHOWN = 5  # names in a message
 

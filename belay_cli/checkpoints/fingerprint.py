@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.storage import StoredFile, open_file
+from belay_cli.storage.files import StoredFile, open_file
 
 BLOCKS = 64
 BLOCK_BYTES = 64 * 1024

@@ -1,183 +1,219 @@
-"""Which of the things in a torch file are the weights: the state dict, and whether it is the raw one or an EMA.
+"""Which of the things in a checkpoint are the weights: the state dict among several.
 
 Trainers put the state dict under a key of their own, beside optimizers and counters. Many keep an EMA of the weights
-too: under a second key, or in the same state dict under a prefix. Which of the two is meant is never guessed.
+too: under a second key, or in the same state dict under a prefix (raw_or_ema). Which of the two is meant is never
+guessed, but for an EMA under a key beside raw weights that lie under none, which no key could ask for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from belay_cli.checkpoints.ema_layouts import Entries, Place, says_ema, split
-from belay_cli.checkpoints.storage import AnyPath
-from belay_cli.checkpoints.torch_pickle import Unreadable, View
-from belay_cli.checkpoints.torch_zip import listed, short
-from belay_cli.errors import CheckpointError
+from belay_cli.checkpoints.containers import CONTAINERS, holds_tensors, state_dicts_in
+from belay_cli.checkpoints.guessed_keys import below, without_guessed_keys
+from belay_cli.checkpoints.raw_or_ema import Place, says_ema, without_ema
+from belay_cli.formats.contents import NoWeights
+from belay_cli.formats.text import listed, short
 
-_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
+KEYS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
+_WRAPPER = "app"  # of DCP's applications: a Stateful that saves model and optimizer together
+
 _NO_WEIGHTS = re.compile(
-    r"optim|sched|rng|random|scaler|callback|loops?$|hyper|config|args|averaging_state|loss|metric", re.IGNORECASE
+    r"optim|sched|rng|random|scaler|callback|loops?$|hyper|config|args|averaging_state|loss|metric"
+    r"|train(er)?_state|data_?loader|(^|_)sampler",
+    re.IGNORECASE,
 )
-_EMA_FILE = re.compile(r".*[-_.]ema", re.IGNORECASE)
-
-# Lightning's WeightAveraging puts the average where the weights were, and those under a key of their own.
-_LIGHTNING, _LIGHTNING_RAW = "state_dict", "current_model_state"
+# Names of single tensors that trainers keep at the top: they are no weights of a model.
+_RECORDS = re.compile(r"(.*_)?(epochs?|iter(ation)?s?(_num)?|steps?|best_\w+|lr|decay|num_updates)", re.IGNORECASE)
 
 _MOST_DEEP = 3  # keys in a row that lead to weights
-_CONTAINERS = (dict, list, tuple, set, frozenset)
-_TENSORS = (View, Unreadable)
-
-
-class Choice(NamedTuple):
-    """What was chosen, and notes for the person who did not choose it."""
-
-    entries: Entries
-    notes: tuple[str, ...] = ()
-
-
-class NoWeights(CheckpointError):  # noqa: N818 - it reads as what it is
-    """No weights where they are looked for."""
-
-
-def choose_state_dict(root: Any, path: AnyPath, *, state_key: str | None, source: str | None) -> Choice:
-    """The weights in `root`, the object of a torch file.
-
-    state_key: where they lie, keys joined by dots; source: `raw` or `ema`. Raises NoWeights if there are none, and
-    CheckpointError if several are there, or raw weights and their EMA, and nobody said which.
-    """
-    if not isinstance(root, dict):
-        kind = "a tensor" if isinstance(root, _TENSORS) else "a list" if isinstance(root, list) else "an object"
-        raise NoWeights(f"holds {kind}, not a state dict", file=path, hint=_SAVE)
-    search = _Search(root, path)
-    raw, ema = search.usual(source) if state_key is None else search.under(state_key)
-    if state_key is not None and says_ema(state_key):
-        source = source or "ema"  # named by its key, so asked for
-    raw, ema = _apart(raw, ema)
-    if raw is not None and ema is None and _named_ema(path, source):
-        ema, raw = raw._replace(part="by the name of the file"), None
-    taken = _take(raw, ema, source, path)
-    if not any(isinstance(value, _TENSORS) for value in taken.entries.values()):
-        raise NoWeights(f"holds no weights, only counters ({taken.where})", file=path, hint=_SAVE)
-    notes = [*_both(raw, ema, taken), *(search.left_out(raw, ema, taken) if state_key is None else ())]
-    return Choice(taken.entries, tuple(notes))
-
-
 _SAVE = "save the weights by themselves: torch.save(model.state_dict(), path)"
 
 
-def _apart(raw: Place | None, ema: Place | None) -> tuple[Place | None, Place | None]:
-    """Raw weights and EMA, also where one state dict holds both."""
-    if ema is not None:
-        _, inner = split(ema)
-        ema = inner or ema
-    if raw is not None:
-        raw, inner = split(raw)
-        ema = ema or inner
-    return raw, ema
+class Swapped(NamedTuple):
+    """A layout in which the EMA lies where the weights would be: the key of each, and what shows it."""
+
+    averaged: str
+    raw: str
+    mark: str  # a key inside the raw one, without which the layout is not this one; empty if there is none
 
 
-def _named_ema(path: AnyPath, source: str | None) -> bool:
-    """Whether the name says that the file is the EMA twin of another: NeMo's `-EMA.ckpt`, diffusers' `unet_ema/`."""
-    twin = _EMA_FILE.fullmatch(path.stem) is not None
-    return twin or (source == "ema" and _EMA_FILE.fullmatch(path.absolute().parent.name) is not None)
+SWAPPED = (
+    # Lightning's WeightAveraging (lightning/pytorch/callbacks/weight_averaging.py): on_save_checkpoint.
+    Swapped("state_dict", "current_model_state", ""),
+    # mmengine's EMAHook (mmengine/hooks/ema_hook.py): before_save_checkpoint swaps the two.
+    Swapped("state_dict", "ema_state_dict", "steps"),
+)
 
 
-def _take(raw: Place | None, ema: Place | None, source: str | None, path: AnyPath) -> Place:
-    if raw is not None and ema is not None and source is None:
-        raise CheckpointError(
-            f"holds raw weights ({raw.where}) and their EMA ({ema.where})",
-            file=path,
-            hint="say which: --source raw or --source ema; averaging an EMA again gives an EMA of an EMA",
-        )
-    if source == "ema":
-        if ema is None:
-            raise CheckpointError("holds no EMA", file=path, hint="leave --source out, or leave the checkpoint out")
-        return ema
-    if raw is None:
-        where = ema.where if ema is not None else ""
-        raise CheckpointError(
-            f"holds only an average of weights ({where})",
-            file=path,
-            hint="leave it out, or average EMAs on purpose: --source ema",
-        )
-    return raw
+class Found(NamedTuple):
+    """The raw weights and the EMA, each None if it is not there; keys of other weights; notes."""
+
+    raw: Place | None
+    ema: Place | None
+    beside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _both(raw: Place | None, ema: Place | None, taken: Place) -> Iterator[str]:
-    if raw is not None and ema is not None:
-        what, other = ("raw weights", ema) if taken is raw else ("EMA", raw)
-        yield f"takes the {what} ({taken.where}), not {other.where}"
+def find_state_dicts(
+    root: Any, leaves: tuple[type, ...], *, state_key: str | None, source: str | None, keys_known: bool
+) -> Found:
+    """The weights in `root`, what was saved.
+
+    state_key: where they lie, keys joined by dots; source: `raw` or `ema`. Raises NoWeights, without a file, if there
+    are none, or several and nobody said which.
+    """
+    if not isinstance(root, dict):
+        kind = "a tensor" if isinstance(root, leaves) else "a list" if isinstance(root, list) else "an object"
+        raise NoWeights(f"holds {kind}, not a state dict", hint=_SAVE)
+    notes: list[str] = []
+    if not keys_known:
+        root = without_guessed_keys(root, leaves, notes) if state_key is None else below(root, state_key)
+        state_key = None
+    search = _Search(root, leaves)
+    found = search.usual(source) if state_key is None else search.under(state_key)
+    return found._replace(notes=(*notes, *found.notes))
+
+
+# ---- nested dicts
 
 
 class _Search:
     """The state dicts in one object. Each container is looked at once, however the object nests or loops."""
 
-    def __init__(self, root: dict[Any, Any], path: AnyPath) -> None:
+    def __init__(self, root: dict[Any, Any], leaves: tuple[type, ...]) -> None:
         self._root = root
-        self._path = path
-        self._state_dicts = _state_dicts(root)
+        self._leaves = leaves
+        self._state_dicts = state_dicts_in(root, leaves)
 
-    def usual(self, source: str | None) -> tuple[Place | None, Place | None]:
-        """The raw weights and the EMA where trainers put them. Raises NoWeights if that is not clear."""
+    def usual(self, source: str | None) -> Found:
+        """The weights where trainers put them. Raises NoWeights if that is not clear."""
         if self._is_state_dict(self._root):
-            return Place("", self._root), None
-        raws = [place for key in _KEYS for place in self._inside(key)]
-        emas = [place for key in self._root if _is_ema_key(key) for place in self._inside(key)]
-        current = list(self._inside(_LIGHTNING_RAW))
-        if current and [place.key for place in raws] == [_LIGHTNING]:
-            raws, emas = current, raws
+            return Found(Place("", self._root), None)
+        raws, emas = self._by_key()
+        if not raws and (bare := self._bare()):
+            return self._at_the_top(bare, emas, source)
+        raws = raws or self._twins(emas)
+        others = [key for key in self._keys() if key not in {place.key for place in (*raws, *emas)}]
         if source == "raw" and len(emas) > 1:
+            others += [place.key for place in emas]
             emas = []  # which of them is not asked
-        if len(raws) > 1 or len(emas) > 1 or not (raws or emas):
+        unusual = others if not all(self._is_usual(place) for place in raws) or not raws else []
+        if len(raws) > 1 or len(emas) > 1 or not (raws or emas) or (unusual and source != "ema"):
             raise self._unclear(None)
-        return next(iter(raws), None), next(iter(emas), None)
+        return Found(next(iter(raws), None), next(iter(emas), None), tuple(others), tuple(self._top_notes()))
 
-    def under(self, state_key: str) -> tuple[Place | None, Place | None]:
+    def under(self, state_key: str) -> Found:
         """What lies under the key that was asked for: raw weights or an EMA. Raises NoWeights."""
         value = _descend(self._root, state_key.split("."))
-        if not self._is_state_dict(value):
+        if value is None and state_key and self._is_state_dict(self._root):
+            value = self._named(f"{state_key}.")
+        elif not self._is_state_dict(value):
+            value = None
+        if not value:
             raise self._unclear(state_key)
         place = Place(state_key, value)
-        averaged = state_key == _LIGHTNING and _LIGHTNING_RAW in self._root
-        return (None, place) if averaged or says_ema(state_key) else (place, None)
+        averaged = any(s.averaged == state_key and self._is_swapped(s) for s in SWAPPED)
+        raw = any(s.raw == state_key and self._is_swapped(s) for s in SWAPPED)
+        return Found(None, place) if averaged or (says_ema(state_key) and not raw) else Found(place, None)
 
-    def left_out(self, raw: Place | None, ema: Place | None, taken: Place) -> Iterator[str]:
-        """A note about weights that were not looked for."""
-        known = {place.key for place in (raw, ema) if place is not None}
-        others = [key for key in self._keys() if key not in known]
-        if others:
-            yield f"takes the weights under {listed([taken.key])}, not those under {listed(others)}"
+    def _named(self, prefix: str) -> dict[str, Any]:
+        """In one state dict, the entries whose names have a prefix, by the rest of their names."""
+        return {name[len(prefix) :]: value for name, value in self._root.items() if name.startswith(prefix)}
+
+    def _by_key(self) -> tuple[list[Place], list[Place]]:
+        """Raw weights and EMAs under the keys that say so."""
+        wrapped = self._root.get(_WRAPPER)
+        tops = [("", self._root)]
+        if isinstance(wrapped, dict) and not self._is_state_dict(wrapped):
+            tops.append((f"{_WRAPPER}.", wrapped))
+        raws = [place for prefix, top in tops for key in KEYS for place in self._inside(top, prefix, key)]
+        emas = [
+            place for prefix, top in tops for key in top if _is_ema_key(key) for place in self._inside(top, prefix, key)
+        ]
+        for swapped in SWAPPED:
+            if self._is_swapped(swapped) and [place.key for place in raws] == [swapped.averaged]:
+                return list(self._inside(self._root, "", swapped.raw)), raws
+        return raws, emas
+
+    def _is_swapped(self, layout: Swapped) -> bool:
+        raw = self._root.get(layout.raw)
+        return isinstance(raw, dict) and layout.averaged in self._root and (not layout.mark or layout.mark in raw)
+
+    def _is_usual(self, place: Place) -> bool:
+        return place.key.removeprefix(f"{_WRAPPER}.").partition(".")[0] in (*KEYS, *(s.raw for s in SWAPPED))
+
+    def _twins(self, emas: Iterable[Place]) -> list[Place]:
+        """The weights under a key that is that of an EMA without the word: `g` beside `g_ema`."""
+        names = dict.fromkeys(without_ema(place.key) for place in emas)
+        return [place for name in names if name for place in self._inside(self._root, "", name)]
+
+    def _bare(self) -> dict[str, Any]:
+        """The tensors at the top, if all other weights are a trainer's or an EMA's; empty if they are no model."""
+        tensors = {
+            key: value for key, value in self._root.items() if type(key) is str and isinstance(value, self._leaves)
+        }
+        tensors = {key: value for key, value in tensors.items() if not _RECORDS.fullmatch(key)}
+        tensors = {key: value for key, value in tensors.items() if not _NO_WEIGHTS.search(key)}
+        clear = all(
+            _NO_WEIGHTS.search(str(key)) or _is_ema_key(key) or not holds_tensors(value, self._leaves)
+            for key, value in self._root.items()
+            if isinstance(value, CONTAINERS) and not isinstance(value, self._leaves)
+        )
+        return tensors if clear and all(type(key) is str for key in self._root) else {}
+
+    def _at_the_top(self, bare: dict[str, Any], emas: list[Place], source: str | None) -> Found:
+        """Weights under no key, beside an EMA under one: they are taken, unless the EMA is asked for."""
+        others = [value for value in self._root.items() if type(value[0]) is str and value[0] not in bare]
+        raw = Place("", bare | {key: value for key, value in others if not isinstance(value, CONTAINERS)})
+        if source == "ema" and len(emas) == 1:
+            return Found(raw, emas[0])
+        if source == "ema" and emas:
+            raise self._unclear(None)
+        note = f"takes the weights at the top, not the EMA under {listed([place.key for place in emas])}"
+        return Found(raw, None, (), (note,) if emas else ())
+
+    def _top_notes(self) -> Iterator[str]:
+        """About tensors at the top, beside the key of the weights."""
+        tensors = [key for key, value in self._root.items() if type(key) is str and isinstance(value, self._leaves)]
+        left = [key for key in tensors if not _RECORDS.fullmatch(key) and not _NO_WEIGHTS.search(key)]
+        if left:
+            yield f"leaves out what lies at the top, under no key of weights: {listed(left)}"
 
     def _is_state_dict(self, value: Any) -> bool:
         return id(value) in self._state_dicts
 
-    def _inside(self, key: str) -> Iterator[Place]:
+    def _inside(self, top: dict[Any, Any], prefix: str, key: str) -> Iterator[Place]:
         """The state dict under a key, or those one level further down under the usual keys."""
-        value = self._root.get(key)
+        value = top.get(key)
         if not isinstance(value, dict):
             return
         if self._is_state_dict(value):
-            yield Place(key, value)
+            yield Place(prefix + key, value)
         else:
-            inner = [name for name in (*_KEYS, "shadow") if self._is_state_dict(value.get(name))]
-            yield from (Place(f"{key}.{name}", value[name]) for name in inner)
+            inner = [name for name in (*KEYS, "shadow") if self._is_state_dict(value.get(name))]
+            yield from (Place(f"{prefix}{key}.{name}", value[name]) for name in inner)
 
     def _unclear(self, state_key: str | None) -> NoWeights:
         names = self._keys()
         missed = f"holds no state dict under {short(state_key)}" if state_key is not None else None
         if names:
-            where = f"weights lie under {listed(names)}"
-            what = f"{missed or 'holds several state dicts'}: {where}"
+            emas = [name for name in names if says_ema(name)]
+            raws = [name for name in names if name not in emas]
+            what = missed or "holds several state dicts"
             if missed is None and len(names) == 1:
-                what = f"holds no state dict under a usual key: {where}"
-            return NoWeights(what, file=self._path, hint=f"say which: --state-key {listed(names[:1])}")
+                what = "holds no state dict under a usual key"
+            where = f"weights lie under {listed(names)}"
+            if missed is None and raws and len(emas) == 1:
+                where = f"{listed(raws)}, and an EMA {listed(emas)}"
+            return NoWeights(f"{what}: {where}", hint=f"say which: --state-key {listed((raws or names)[:1])}")
         if self._is_state_dict(self._root):
-            return NoWeights(f"{missed}: it is one itself", file=self._path, hint="leave --state-key out")
+            return NoWeights(f"{missed}: it is one itself", hint="leave --state-key out")
         keys = listed([key for key in self._root if type(key) is str])
         what = f"holds no state dict; its keys are: {keys}" if keys else "holds no state dict"
-        return NoWeights(what, file=self._path, hint=_SAVE)
+        return NoWeights(what, hint=_SAVE)
 
     def _keys(self) -> list[str]:
         """The keys, joined by dots, under which state dicts lie, those of optimizers and the like left out."""
@@ -214,44 +250,3 @@ def _descend(value: Any, parts: list[str]) -> Any:
         if key in value and (found := _descend(value[key], parts[count:])) is not None:
             return found
     return None
-
-
-def _state_dicts(root: dict[Any, Any]) -> set[int]:
-    """The identity of each dict inside that maps names to tensors, and has no tensors further down."""
-    named: set[int] = set()  # dicts from text to something, tensors among it
-    holders: list[int] = []  # containers with a tensor in them, then those with such a container in them
-    parents: dict[int, list[int]] = {id(root): []}
-    stack: list[Any] = [root]
-    while stack:
-        value = stack.pop()
-        entries = value.values() if isinstance(value, dict) else value
-        if any(isinstance(entry, _TENSORS) for entry in entries):
-            holders.append(id(value))
-            if isinstance(value, dict) and all(type(key) is str for key in value):
-                named.add(id(value))
-        for entry in _inner(value):
-            if id(entry) not in parents:
-                parents[id(entry)] = []
-                stack.append(entry)
-            parents[id(entry)].append(id(value))
-    deep: set[int] = set()
-    while holders:
-        above = set(parents[holders.pop()]) - deep
-        deep |= above
-        holders += above
-    return named - deep
-
-
-def _inner(value: Any) -> Iterator[Any]:
-    """The containers in a container that may hold weights; what a module keeps for itself is none."""
-    if isinstance(value, dict):
-        pairs = value.items()
-        yield from (
-            entry
-            for key, entry in pairs
-            if isinstance(entry, _CONTAINERS)
-            and not isinstance(entry, _TENSORS)
-            and not (type(key) is str and key.endswith("_extra_state"))
-        )
-    else:
-        yield from (e for e in value if isinstance(e, _CONTAINERS) and not isinstance(e, _TENSORS))

@@ -1,30 +1,29 @@
-"""The weights of one checkpoint as a format gives them, known from headers."""
+"""The weights of one checkpoint, known from headers: what is left when everything has its meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from types import MappingProxyType
 
-from belay_cli.checkpoints.pieces import StoredPieces
-from belay_cli.checkpoints.safetensors_header import Tensor, WeightFile
-from belay_cli.checkpoints.storage import AnyPath, Stored, StoredFile
-
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+from belay_cli.checkpoints.recorded import Recorded
+from belay_cli.formats.contents import Tensor
+from belay_cli.storage.files import AnyPath, Stored, StoredFile
+from belay_cli.storage.pieces import StoredPieces
 
 
 @dataclass(frozen=True)
 class Opening:
     """How a checkpoint is opened where it holds more than one thing.
 
-    `subfolder`: which model of several in a directory; `state_key`: where in a torch file the state dict lies, its
-    parts joined by dots; `source`: `raw` or `ema`, where a file holds both.
+    `subfolder`: which model of several in a directory; `state_key`: where in a checkpoint the state dict lies, its
+    parts joined by dots; `source`: `raw` or `ema`, where a checkpoint holds both; `allow_averages`: whether weights
+    that are an average by the name of their file are taken like any others.
     """
 
     subfolder: str | None = None
     state_key: str | None = None
     source: str | None = None
+    allow_averages: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +31,11 @@ class Weights:
     """`stem` is `model` in model.safetensors; `directory` is where loaders look, None for a file by itself.
 
     `tensors` are in the order of their bytes or of the state dict; `places` says where each lies, for formats in which
-    that is no single run of bytes. `aliases`: names left out -> the name that holds the same bytes. `step`: what the
-    weights themselves record.
+    that is no single run of bytes. `unreadable`: tensors that are no plain arrays, and what they are. `aliases`: names
+    left out -> the name that holds the same bytes. `step`: what the weights themselves record. `metadata`: of
+    safetensors. `recognised`: what was found and why, by what it is, in words for `belay inspect`. `beside`: where
+    other weights lie in the same files, which are not taken. `named_low`: whether the writer puts the step before the
+    recorded one into names.
     """
 
     files: tuple[StoredFile, ...]
@@ -41,9 +43,14 @@ class Weights:
     stem: str
     directory: AnyPath | None = None
     places: Mapping[str, Stored | StoredPieces] | None = None
-    step: int | None = None
-    aliases: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    step: Recorded | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    recognised: Mapping[str, str] = field(default_factory=dict)
+    named_low: bool = False
 
     def stored(self, tensor: str) -> Stored | StoredPieces:
         """Where a tensor's bytes lie."""
@@ -52,19 +59,3 @@ class Weights:
         found = self.tensors[tensor]
         file = self.files[found.file]
         return Stored(file, file.data_start + found.begin)
-
-
-def safetensors_weights(files: tuple[WeightFile, ...], stem: str, directory: AnyPath | None) -> Weights:
-    """Of one safetensors file, or of all shards. Equal layouts share one mapping."""
-    return Weights(files, _by_name(tuple(file.tensors for file in files)), stem, directory)
-
-
-@lru_cache(maxsize=64)
-def _by_name(files: tuple[tuple[Tensor, ...], ...]) -> Mapping[str, Tensor]:
-    return MappingProxyType(
-        {
-            tensor.name: tensor if which == 0 else tensor._replace(file=which)
-            for which, file in enumerate(files)
-            for tensor in file
-        }
-    )

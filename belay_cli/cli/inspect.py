@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,18 +11,22 @@ import typer
 
 from belay_cli import words
 from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
-from belay_cli.checkpoints.checkpoint import architecture, is_adapter, is_average
+from belay_cli.checkpoints.adapters import is_adapter
+from belay_cli.checkpoints.averages import average_by_name, is_average
+from belay_cli.checkpoints.beside import left_beside
+from belay_cli.checkpoints.checkpoint import architecture
 from belay_cli.checkpoints.compare import difference
-from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.fingerprint import fingerprints
-from belay_cli.checkpoints.safetensors_header import shape_text
-from belay_cli.checkpoints.series import distinct, find_paths, order_checkpoints
-from belay_cli.checkpoints.storage import AnyPath
+from belay_cli.checkpoints.order import falling, order_checkpoints
+from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.cli import options as o
 from belay_cli.console import Console, error_json
 from belay_cli.errors import BelayError
+from belay_cli.formats.dtypes import DTYPES
+from belay_cli.formats.text import listed, shape_text
 from belay_cli.plan.policies import Policies
-from belay_cli.plan.warnings import identical_warnings
+from belay_cli.plan.warnings import identical_warnings, left_out_warnings
+from belay_cli.storage.files import AnyPath
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor.", show_default=False)]
 
@@ -104,6 +108,7 @@ class Findings:
             "parameters": _parameters(checkpoint),
             "dtypes": _dtypes(checkpoint),
             "bytes": checkpoint.bytes,
+            "recognised": dict(checkpoint.recognised),
         }
 
     def show(self, console: Console, tensors: bool) -> None:
@@ -115,6 +120,9 @@ class Findings:
             rows: list[tuple[str, ...]] = [("checkpoint", "step", "tensors", "dtype", "size")]
             rows += [_row(checkpoint) for checkpoint in series.checkpoints]
             console.table(rows)
+            console.line()
+            for line in _recognised(series.checkpoints):
+                console.line(line)
         for note in series.notes:
             console.line(f"note: {note}")
         if tensors and series.checkpoints:
@@ -135,7 +143,7 @@ class Findings:
 def look(arguments: Sequence[str], selection: Selection) -> Findings:
     """Open what can be opened, order what can be ordered, and collect the errors."""
     problems: list[BelayError] = []
-    paths, notes = find_paths(arguments)
+    paths, notes = find_paths(arguments, given=selection.order == "given")
     opened = distinct([c for path in paths if (c := _try_to_open(path, selection, problems))], notes)
     ordered, unit = opened, "checkpoint"
     try:
@@ -145,8 +153,10 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     problems += [e for a, b in pairwise(ordered) if (e := difference(a, b, lambda name: False))]
     ticks = [c.step or 0 for c in ordered] if unit == "step" else list(range(len(ordered)))
     name = Path(paths[0]).absolute().parent.name
-    series = Series(name, tuple(ordered), tuple(ticks), unit, tuple(notes))
-    return Findings(series, problems, _warnings(series))
+    left_out = tuple(left_beside(ordered[-1])) if ordered else ()
+    series = Series(name, tuple(ordered), tuple(ticks), unit, tuple(notes), selection, left_out)
+    fall = falling(ordered) if selection.order == "given" else ()
+    return Findings(series, problems, [*fall, *_warnings(series)])
 
 
 def _try_to_open(path: AnyPath, selection: Selection, problems: list[BelayError]) -> Checkpoint | None:
@@ -159,7 +169,9 @@ def _try_to_open(path: AnyPath, selection: Selection, problems: list[BelayError]
 
 def _warnings(series: Series) -> list[str]:
     found = list(identical_warnings(series, fingerprints(series.checkpoints)))
+    found += left_out_warnings(series)
     found += [f"{c.name} was written by belay: it is an average" for c in series.checkpoints if is_average(c)]
+    found += [f"{c.name} is {what}, by its name" for c in series.checkpoints if (what := average_by_name(c.name))]
     found += [f"{c.name} is an adapter, not a whole model" for c in series.checkpoints[-1:] if is_adapter(c)]
     gaps = [b - a for a, b in pairwise(series.ticks)]
     if gaps and max(gaps) >= 2 * min(gaps):
@@ -180,6 +192,18 @@ def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
     step = "-" if checkpoint.step is None else str(checkpoint.step)
     dtypes = ", ".join(_dtypes(checkpoint))
     return checkpoint.name, step, str(len(checkpoint.tensors)), dtypes, words.size(checkpoint.bytes)
+
+
+def _recognised(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    """What was recognised and why, said once for checkpoints of which it is the same."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for checkpoint in checkpoints:
+        groups.setdefault(tuple(checkpoint.recognised.items()), []).append(checkpoint.name)
+    for found, names in groups.items():
+        whose = "" if len(groups) == 1 else f" in {listed(names)}"
+        yield f"recognised{whose}:"
+        width = max(len(what) for what, _ in found)
+        yield from (f"  {what:<{width}}  {why}" for what, why in found)
 
 
 def _parameters(checkpoint: Checkpoint) -> int:

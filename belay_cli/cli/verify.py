@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from belay_cli.checkpoints import Selection, Series, find_series
-from belay_cli.checkpoints.json_file import read_json
-from belay_cli.checkpoints.remote import is_url
 from belay_cli.cli import options as o
 from belay_cli.cli import summary as summaries
 from belay_cli.console import Console, error_json
 from belay_cli.errors import BelayError, UsageError
+from belay_cli.formats.text import listed
 from belay_cli.plan.buffers import wanted_threads
-from belay_cli.provenance import LOCAL
-from belay_cli.verify import FAILED, HELD, Check
+from belay_cli.provenance import LOCAL, Record
+from belay_cli.storage.json_file import read_json
+from belay_cli.storage.remote import is_url
+from belay_cli.verify import FAILED, HELD, Check, recorded
 from belay_cli.verify import verify as check_output
 
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="What belay wrote: a file or a directory.")]
@@ -58,18 +59,27 @@ def verify(
     """
     console = Console(json=json, quiet=quiet)
     share = _share(sample)
-    inputs = _find_inputs(Path(output), checkpoints)
+    record = recorded(Path(output))
+    inputs = _find_inputs(Path(output), checkpoints, record)
     with console.share("Verifying") as progress:
         checks = check_output(Path(output), inputs, share, wanted_threads(threads), progress)
     good = all(check.status == HELD for check in checks)
     if summary:
         summaries.append(summary, summaries.of_verify(output, checks))
     if json:
-        told = {"command": "verify", "output": output, "verified": good, "checks": [vars(check) for check in checks]}
+        told = {
+            "command": "verify",
+            "output": output,
+            "verified": good,
+            "checks": [vars(check) for check in checks],
+            "warnings": _left_out(record),
+        }
         console.json(told if good else told | error_json(_error(output, checks)))
     elif not quiet:
         for check in checks:
             console.line(f"  {check.status:<11}  {check.name:<12}  {check.detail}")
+    for warning in _left_out(record):
+        console.warn(warning)
     if not good:
         if not json:
             console.error(_error(output, checks))
@@ -94,9 +104,22 @@ def _share(text: str) -> float:
     return share
 
 
-def _find_inputs(output: Path, given: list[str] | None) -> Series | str:
+def _left_out(record: Record | None) -> list[str]:
+    """A warning about weights that lay beside those that were averaged."""
+    where = record.left_out if record else ()
+    return [f"its checkpoints have other weights, which are in no average: {listed(where)}"] if where else []
+
+
+def _find_inputs(output: Path, given: list[str] | None, record: Record | None) -> Series | str:
     """The checkpoints given, else those that the output remembers, else why there are none."""
-    selection = Selection(order="given", allow_averages=True)
+    opened = record.opening if record else {}
+    selection = Selection(
+        order="given",
+        allow_averages=True,
+        subfolder=opened.get("subfolder"),
+        state_key=opened.get("state_key"),
+        source=opened.get("source"),
+    )
     if given:
         return find_series(given, selection)
     if not output.is_dir():

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.pieces import StoredPieces
-from belay_cli.checkpoints.storage import Stored
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan import Plan
 from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.policies import DELTA
+from belay_cli.storage.files import Stored
+from belay_cli.storage.pieces import StoredPieces
 
 Progress = Callable[[int], None]  # called with the bytes of tensor data read so far
 

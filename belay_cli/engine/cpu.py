@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
@@ -17,6 +16,7 @@ from belay_cli.engine.reading import Ahead
 from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import BelayError
 from belay_cli.plan import Plan
+from belay_cli.storage.files import OpenFiles, open_files
 
 _POLL_SECONDS = 0.1
 

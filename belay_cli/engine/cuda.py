@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 
-from belay_cli.checkpoints.storage import OpenFiles, open_files
 from belay_cli.engine.chunks import Chunk, Progress, Source, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
@@ -23,6 +22,7 @@ from belay_cli.engine.reading import Ahead
 from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import DeviceError
 from belay_cli.plan import Plan
+from belay_cli.storage.files import OpenFiles, open_files
 
 _LARGEST_CHUNK = 8 << 20  # elements
 _SMALLEST_CHUNK = 4 << 10

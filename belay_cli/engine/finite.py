@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.storage import OpenFiles
 from belay_cli.engine.chunks import Chunk, Source
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate
 from belay_cli.errors import NumericError, glob_for
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan import Plan
+from belay_cli.storage.files import OpenFiles
 
 
 def explain(plan: Plan, chunk: Chunk, k: int) -> NumericError | None:

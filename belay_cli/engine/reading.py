@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from belay_cli.checkpoints.remote import open_remote
-from belay_cli.checkpoints.remote.path import RemotePath
-from belay_cli.checkpoints.storage import OpenFiles, StoredFile, is_remote
 from belay_cli.engine.chunks import Chunk, Source, chunks
 from belay_cli.errors import CheckpointError
 from belay_cli.plan import Plan
+from belay_cli.storage.files import OpenFiles, StoredFile, is_remote
+from belay_cli.storage.remote import open_remote
+from belay_cli.storage.remote.path import RemotePath
 
 _IN_FLIGHT = 16  # reads at a time: a store far away answers in tenths of a second, and hardly minds
 _OPEN = 16  # files that a reader keeps open

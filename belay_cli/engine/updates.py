@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from belay_cli.checkpoints.lora import Pair
-from belay_cli.checkpoints.storage import OpenFiles
+from belay_cli.checkpoints.lora import Pair, gain
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.contract import TORCH_DTYPES, all_finite
 from belay_cli.engine.low_rank import average_update
@@ -15,6 +14,7 @@ from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import NumericError
 from belay_cli.plan import Plan
 from belay_cli.plan.layout import PlannedTensor
+from belay_cli.storage.files import OpenFiles
 
 _OPEN = 16  # files
 
@@ -33,7 +33,7 @@ def write_updates(plan: Plan, writers: Sequence[OutputWriter]) -> list[float | N
             for pair in plan.updates:
                 for k, writer in enumerate(writers):
                     a, b = tensors[pair.a], tensors[pair.b]
-                    found = average_update(_factors(plan, pair, k, files), a.shape[0])
+                    found = average_update(_factors(plan, pair, k, a.shape[0], files), a.shape[0])
                     _write(writer, a, found.a)
                     _write(writer, b, found.b)
                     worst[k] = max(worst[k] or 0.0, found.discarded)
@@ -42,11 +42,14 @@ def write_updates(plan: Plan, writers: Sequence[OutputWriter]) -> list[float | N
     return worst
 
 
-def _factors(plan: Plan, pair: Pair, k: int, files: OpenFiles) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+def _factors(
+    plan: Plan, pair: Pair, k: int, rank: int, files: OpenFiles
+) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+    scaled = gain(plan.series.last.tensors, pair, rank)
     for t in plan.read_checkpoints:
         coefficient = float(plan.outputs[k].coefficients[t])
         if coefficient:
-            yield coefficient, *read_factors(plan, t, pair, files)
+            yield coefficient * scaled, *read_factors(plan, t, pair, files)
 
 
 def read_factors(plan: Plan, t: int, pair: Pair, files: OpenFiles) -> tuple[torch.Tensor, torch.Tensor]:

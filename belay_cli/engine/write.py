@@ -17,18 +17,18 @@ from pathlib import Path
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
-from belay_cli.checkpoints.dtypes import DTYPES
-from belay_cli.checkpoints.local import reason
-from belay_cli.checkpoints.storage import AnyPath, open_file
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.digest import TensorDigests, to_take_later
 from belay_cli.engine.signals import signals_held
 from belay_cli.engine.staging import staging_directory
 from belay_cli.errors import OutputError
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan import Plan, PlannedOutput
 from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.plan import copies_from
 from belay_cli.provenance import DOCUMENT, LOCAL, local_document
+from belay_cli.storage.files import AnyPath, open_file
+from belay_cli.storage.local import reason
 
 _LARGEST_WRITE = 1 << 30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.errors import UsageError
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan.policies import AVERAGE, DELTA
 
 DEFAULT_SHARD_SIZE = "5GB"

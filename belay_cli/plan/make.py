@@ -8,22 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.companions import companions
+from belay_cli.checkpoints.companions import Companions, companions, companions_above
 from belay_cli.checkpoints.compare import first_difference
-from belay_cli.checkpoints.dtypes import BY_NAME, DTYPES
-from belay_cli.checkpoints.safetensors_header import LARGEST_HEADER, METADATA, Tensor
-from belay_cli.checkpoints.storage import is_remote
+from belay_cli.checkpoints.metadata import agreed_metadata
+from belay_cli.checkpoints.unreadable import refuse_unreadable
 from belay_cli.errors import CheckpointError, UsageError
-from belay_cli.plan.adapters import edited_config, of_rank, planned_updates
+from belay_cli.formats.contents import Tensor
+from belay_cli.formats.dtypes import BY_NAME, DTYPES
+from belay_cli.formats.safetensors import LARGEST_HEADER, METADATA
+from belay_cli.plan.adapters import of_rank, planned_updates
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
+from belay_cli.plan.configs import edited_configs, untrue_metadata
 from belay_cli.plan.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out, parse_size
 from belay_cli.plan.plan import Plan, PlannedOutput, PlanOptions, output_stem, widest_elements
 from belay_cli.plan.policies import DELTA, DROP, Policies, refuse_packed, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
-from belay_cli.plan.warnings import rule_warnings, served_twice, tensor_warnings
+from belay_cli.plan.warnings import left_out_warnings, order_warnings, rule_warnings, served_twice, tensor_warnings
 from belay_cli.provenance import DOCUMENT
 from belay_cli.rules import RuleOptions, resolve_rule, summarize
 from belay_cli.rules.dynamics import Dynamics, dynamics_coefficients
+from belay_cli.storage.files import is_remote
 
 _REMOTE_CHUNK = 1 << 20  # elements; a server far away is asked for more at a time than a cache holds
 
@@ -46,10 +50,13 @@ def make_plan(
     found = _all_tensors(series)
     _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
-    kept = _plan_tensors(series, options, {name for pair in updates for name in pair})
+    kept = _plan_tensors(series, options, {name: axis for pair in updates for axis, name in enumerate(pair)})
     targets = _find_targets(series, outputs, overwrite=options.overwrite)
     placed, shards = lay_out(kept, output_stem(series), _largest_shard(options, targets))
-    copies, led_outside = _companions(series, targets)
+    beside, notes = _companions(series, targets)
+    names, aliases = {tensor.name for tensor in kept}, series.last.weights.aliases
+    metadata = agreed_metadata(series.checkpoints, names, aliases, untrue_metadata(options))
+    series = replace(series, notes=(*series.notes, *notes, *metadata.notes))
     planned = [_plan_output(series, rule, target) for rule, target in zip(rules, targets, strict=True)]
     plan = Plan(
         series=series,
@@ -58,28 +65,31 @@ def make_plan(
         dropped=len(found) - len(kept),
         shards=tuple(shards),
         outputs=tuple(planned),
-        copies=tuple(copies),
-        edited=edited_config(series, options.lora_rank, copies),
+        copies=tuple(beside.copied),
+        edited=edited_configs(series, options, beside.copied),
+        carried=metadata.carried,
         updates=updates,
         buffers=_plan_buffers(series, options, placed, len(outputs)),
-        warnings=tuple(_warnings(series, planned, placed, led_outside)),
+        warnings=tuple(_warnings(series, planned, placed, beside.outside)),
     )
     _refuse_long_headers(plan)
     for target in targets:
-        refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *copies])
+        refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *beside.copied])
     return plan
 
 
 def _check_tensors(series: Series, policies: Policies, found: Mapping[str, Tensor]) -> None:
-    policies.check(found.values())
+    for checkpoint in series.checkpoints:
+        refuse_unreadable(checkpoint.path, checkpoint.weights.unreadable, policies.drops)
+    policies.check(found.values(), [name for c in series.checkpoints for name in c.weights.unreadable])
     refuse_packed(policies, found, series.last.directory)
     if error := first_difference(series.checkpoints, policies.exempts):
         raise error
 
 
-def _plan_tensors(series: Series, options: PlanOptions, factors: set[str]) -> list[PlannedTensor]:
-    """Those of the last checkpoint that are not dropped; `factors` are averaged as the updates they stand for."""
-    tensors = [_plan_tensor(tensor, options, tensor.name in factors) for tensor in series.last.tensors.values()]
+def _plan_tensors(series: Series, options: PlanOptions, factors: Mapping[str, int]) -> list[PlannedTensor]:
+    """Those of the last checkpoint that are not dropped; `factors`: averaged as updates -> the axis of the rank."""
+    tensors = [_plan_tensor(tensor, options, factors.get(tensor.name)) for tensor in series.last.tensors.values()]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
     if any(tensor.name == METADATA for tensor in kept):
         raise CheckpointError(
@@ -112,11 +122,12 @@ def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | Non
     return targets
 
 
-def _companions(series: Series, targets: Iterable[Target]) -> tuple[list[str], list[str]]:
-    """The files that are copied beside the weights, and those that are not because they are links that lead away."""
+def _companions(series: Series, targets: Iterable[Target]) -> tuple[Companions, list[str]]:
+    """What lies beside the weights of the last checkpoint, and notes about what of it is not copied."""
     if series.last.directory is None or all(target.is_file for target in targets):
-        return [], []
-    return companions(series.last.directory)
+        return Companions([], [], []), []
+    found = companions(series.last.directory, {file.path.name for file in series.last.files})
+    return found, [*found.notes, *companions_above(series.last)]
 
 
 def _plan_buffers(series: Series, options: PlanOptions, tensors: Iterable[PlannedTensor], outputs: int) -> Buffers:
@@ -143,10 +154,10 @@ def _all_tensors(series: Series) -> dict[str, Tensor]:
     return found
 
 
-def _plan_tensor(tensor: Tensor, options: PlanOptions, factor: bool) -> PlannedTensor:
-    action = DELTA if factor else options.policies.action(tensor.name, tensor.dtype)
-    if factor and options.lora_rank is not None:
-        tensor = tensor._replace(shape=of_rank(tensor, options.lora_rank))
+def _plan_tensor(tensor: Tensor, options: PlanOptions, rank_axis: int | None) -> PlannedTensor:
+    action = options.policies.action(tensor.name, tensor.dtype) if rank_axis is None else DELTA
+    if rank_axis is not None and options.lora_rank is not None:
+        tensor = tensor._replace(shape=of_rank(tensor, options.lora_rank, rank_axis))
     converted = options.dtype != "same" and DTYPES[tensor.dtype].averageable
     dtype = BY_NAME[options.dtype].code if converted else tensor.dtype
     nbytes = tensor.elements * DTYPES[dtype].bits // 8
@@ -194,5 +205,7 @@ def _warnings(
         prefix = f"{output.target.path}: " if several else ""
         yield from (prefix + warning for warning in rule_warnings(series, output.rule, output.coefficients))
     yield from tensor_warnings(series, tensors)
+    yield from order_warnings(series)
+    yield from left_out_warnings(series)
     yield from served_twice(series)
     yield from (f"{name} is a link that leads out of its checkpoint; it is not copied" for name in led_outside)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.directory import STANDARD_STEMS
-from belay_cli.checkpoints.dtypes import DTYPES
 from belay_cli.checkpoints.lora import Pair
-from belay_cli.checkpoints.storage import AnyPath
 from belay_cli.errors import UsageError
+from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan.adapters import LORA
 from belay_cli.plan.buffers import Buffers
 from belay_cli.plan.layout import (
@@ -26,6 +25,7 @@ from belay_cli.plan.target import Target
 from belay_cli.provenance import DOCUMENT, PLACEHOLDER, digest_entry, document, document_text, metadata
 from belay_cli.rules import Rule, Summary
 from belay_cli.rules.dynamics import Float64Array
+from belay_cli.storage.files import AnyPath
 
 OUTPUT_DTYPES = ("same", "float64", "float32", "bfloat16", "float16")
 
@@ -93,6 +93,7 @@ class Plan:
     outputs: tuple[PlannedOutput, ...]
     copies: tuple[str, ...]  # files of the last checkpoint's directory, relative to it
     edited: Mapping[str, bytes]  # those of them that are written with another content
+    carried: Mapping[str, str]  # metadata that all checkpoints have
     updates: tuple[Pair, ...]  # factors that are averaged as the update they stand for
     buffers: Buffers
     warnings: tuple[str, ...]
@@ -147,7 +148,9 @@ class Plan:
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
             aliases=self.aliases,
+            carried=self.carried,
             lora=self.options.lora,
+            left_out=self.series.left_out,
             fingerprints=fingerprints,
         )
 

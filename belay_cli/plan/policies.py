@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
-from belay_cli.checkpoints.quantized import packed, read_config
-from belay_cli.checkpoints.safetensors_header import Tensor
-from belay_cli.checkpoints.storage import AnyPath
+from belay_cli.checkpoints.config import read_config
+from belay_cli.checkpoints.packed import packed
 from belay_cli.errors import SeriesError, UsageError, glob_for
+from belay_cli.formats.contents import Tensor
+from belay_cli.formats.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
+from belay_cli.storage.files import AnyPath
 
 # The names of output embeddings that libraries tie to the input embedding.
 _TIED = re.compile(r"(.*\.)?(lm_head|embed_out|output|decoder)\.weight")
@@ -36,23 +37,30 @@ class Policies:
 
     def action(self, name: str, dtype: str) -> str:
         """AVERAGE, LAST or DROP for a tensor of this name and dtype code."""
-        if _matches(name, self.drop):
+        if self.drops(name):
             return DROP
         if _matches(name, self.last) or not DTYPES[dtype].averageable:
             return LAST
         return AVERAGE if not self.average or _matches(name, self.average) else LAST
 
+    def drops(self, name: str) -> bool:
+        """Whether a tensor of this name is left out."""
+        return _matches(name, self.drop)
+
     def exempts(self, name: str) -> bool:
         """Whether the tensor need not be in every checkpoint, because a person decided what becomes of it."""
         return _matches(name, self.drop) or _matches(name, self.last)
 
-    def check(self, tensors: Iterable[Tensor]) -> None:
-        """Raise UsageError for a glob that matches no tensor, SeriesError for a dtype that nobody decided about."""
-        tensors = list(tensors)
+    def check(self, tensors: Iterable[Tensor], unreadable: Iterable[str] = ()) -> None:
+        """Raise UsageError for a glob that matches no tensor, SeriesError for a dtype that nobody decided about.
+
+        unreadable: names of tensors that are no plain arrays, which are there to be dropped.
+        """
+        tensors, unreadable = list(tensors), list(unreadable)
         for option, globs in ((AVERAGE, self.average), (LAST, self.last), (DROP, self.drop)):
             for pattern in globs:
                 matched = [tensor for tensor in tensors if fnmatchcase(tensor.name, pattern)]
-                if not matched:
+                if not matched and not any(fnmatchcase(name, pattern) for name in unreadable):
                     raise UsageError(
                         f"--{option} '{pattern}' matches no tensor", hint="belay inspect --tensors lists them"
                     )
@@ -60,11 +68,7 @@ class Policies:
                     raise UsageError(f"--average '{pattern}' matches no floating point tensor")
         for tensor in tensors:
             if tensor.dtype in NOT_AVERAGEABLE_FLOATS and not self.exempts(tensor.name):
-                raise SeriesError(
-                    f"{tensor.name!r} is {DTYPES[tensor.dtype].name}, whose numbers mean nothing without their scales",
-                    tensor=tensor.name,
-                    hint=f"average before quantization; to keep the last one's: --last {glob_for(tensor.name)}",
-                )
+                raise _undecided(tensor)
 
     def arguments(self) -> list[str]:
         """The command-line options that say the same."""
@@ -93,12 +97,28 @@ def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], directory: 
     """Raise SeriesError for quantized weights that nobody decided about: an average of packed numbers is noise."""
     found = packed(tensors, directory, [name for name in tensors if policies.exempts(name)])
     if found:
-        what, name = found
+        otherwise = f"; if it is no weight: --last {glob_for(found.tensor)}" if found.doubtful else ""
         raise SeriesError(
-            f"{name!r} is packed by {what}: an average of packed numbers is noise",
-            tensor=name,
-            hint="average the checkpoints from before quantization, then quantize the average",
+            f"{found.tensor!r} is packed by {found.what}: an average of packed numbers is noise",
+            tensor=found.tensor,
+            hint=f"average the checkpoints from before quantization, then quantize the average{otherwise}",
         )
+
+
+def _undecided(tensor: Tensor) -> SeriesError:
+    """The error for floating point numbers that belay does not average: what becomes of them is for a person to say."""
+    dtype, pattern = DTYPES[tensor.dtype], glob_for(tensor.name)
+    if dtype.complex:
+        return SeriesError(
+            f"{tensor.name!r} is {dtype.name}, which belay does not average",
+            tensor=tensor.name,
+            hint=f"to keep the last one's: --last {pattern}; to leave it out: --drop {pattern}",
+        )
+    return SeriesError(
+        f"{tensor.name!r} is {dtype.name}, whose numbers mean nothing without their scales",
+        tensor=tensor.name,
+        hint=f"average before quantization; to keep the last one's: --last {pattern}",
+    )
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import is_companion
-from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX, is_plain_name
-from belay_cli.checkpoints.json_file import read_json
-from belay_cli.checkpoints.safetensors_header import WeightFile, read_header
-from belay_cli.checkpoints.storage import is_remote
+from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.formats import SUFFIX
+from belay_cli.formats.safetensors import WeightFile, read_header
 from belay_cli.provenance import DOCUMENT, LOCAL
+from belay_cli.storage.files import is_plain_name, is_remote
+from belay_cli.storage.json_file import read_json
 
 
 @dataclass(frozen=True)

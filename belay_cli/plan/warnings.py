@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.checkpoint import is_adapter
-from belay_cli.checkpoints.lora import is_linear
-from belay_cli.checkpoints.remote import content_id
-from belay_cli.checkpoints.remote.path import RemotePath
+from belay_cli.checkpoints.order import falling
+from belay_cli.formats.text import listed
+from belay_cli.plan.adapters import apart_warning
 from belay_cli.plan.layout import PlannedTensor
 from belay_cli.plan.policies import AVERAGE, DELTA
+from belay_cli.plan.statistics import statistics_warnings
 from belay_cli.rules import Rule
 from belay_cli.rules.dynamics import Float64Array
 from belay_cli.rules.half_life import mean_spacing
+from belay_cli.storage.remote import content_id
+from belay_cli.storage.remote.path import RemotePath
 
 NEARLY_ONE = 0.95  # of the weight, on one checkpoint
 LEANING = 0.2  # of the weight, on the first
@@ -61,17 +63,21 @@ def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[st
     averaged = [tensor.name for tensor in tensors if tensor.action == AVERAGE]
     if not averaged and not any(tensor.action == DELTA for tensor in tensors):
         yield "no tensor is averaged: the output is the last checkpoint"
-    statistics = [name for name in averaged if name.endswith(("running_mean", "running_var"))]
-    if statistics:
-        yield (
-            f"BatchNorm statistics are averaged like weights ({statistics[0]} and {len(statistics) - 1} more); "
-            "re-estimate them on training data: torch.optim.swa_utils.update_bn"
-        )
-    if is_adapter(series.last) and not is_linear(series.last) and not any(tensor.action == DELTA for tensor in tensors):
-        yield (
-            "these are adapters: their factors A and B are averaged apart, which is not the average of the "
-            "updates B·A they stand for; for that: --lora delta"
-        )
+    yield from statistics_warnings(tensors)
+    if not any(tensor.action == DELTA for tensor in tensors) and (apart := apart_warning(series.last, averaged)):
+        yield apart
+
+
+def order_warnings(series: Series) -> Iterator[str]:
+    """About an order that was given, where the numbers say another."""
+    if series.selection.order == "given":
+        yield from falling(series.checkpoints)
+
+
+def left_out_warnings(series: Series) -> Iterator[str]:
+    """About weights that lie beside those that are averaged."""
+    if series.left_out:
+        yield f"{series.last.name} has other weights, which are in no average: {listed(series.left_out)}"
 
 
 def differing_notes(names: Sequence[str]) -> Iterator[str]:

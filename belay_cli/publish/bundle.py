@@ -15,18 +15,13 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from belay_cli.checkpoints.directory import SUFFIX
+from belay_cli.checkpoints.companions import SECRET_NAMES
 from belay_cli.errors import PublishError
+from belay_cli.formats import SUFFIX
 
 _READ_BYTES = 4 << 20
 _LARGEST_TEXT = 2_000_000  # bytes; larger files are weights and tokenizers, not a place where people leave a token
 
-_SECRET_NAMES = re.compile(
-    r"(.*[-_.])?(secret|credential|password|passwd|api_?key|access_?key)s?(\..*)?"
-    r"|(.*[-_.])?(token(\.(json|txt))?|tokens)|auth\.json|kubeconfig|.*service[-_]?account.*\.json"
-    r"|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|keystore|kdbx)|\.?(netrc|pypirc|npmrc|htpasswd)|\.env.*|.*\.env",
-    re.IGNORECASE,
-)
 _SECRET_CONTENT = re.compile(
     rb"\bhf_[A-Za-z0-9]{30,}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{50,}|\bglpat-[\w-]{20,}"
     rb"|\bsk-[A-Za-z0-9_-]{32,}|\bxox[abprs]-[A-Za-z0-9-]{20,}|\bAIza[\w-]{35}|\bAKIA[0-9A-Z]{16}\b"
@@ -96,7 +91,7 @@ def _files(directory: Path) -> Iterator[tuple[Path, str]]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__pycache__")))
         for name in sorted(names):
             path = Path(folder, name)
-            if path.is_file() and (not name.startswith(".") or _SECRET_NAMES.fullmatch(name)):
+            if path.is_file() and (not name.startswith(".") or SECRET_NAMES.fullmatch(name)):
                 yield path, path.relative_to(directory).as_posix()
 
 
@@ -107,7 +102,7 @@ def holds_secret(content: bytes) -> bool:
 
 def _refuse_secret(path: Path, name: str) -> None:
     small = path.suffix != SUFFIX and path.stat().st_size <= _LARGEST_TEXT
-    if _SECRET_NAMES.fullmatch(path.name) or (small and holds_secret(path.read_bytes())):
+    if SECRET_NAMES.fullmatch(path.name) or (small and holds_secret(path.read_bytes())):
         raise PublishError(
             "looks like a secret; nothing was uploaded", file=path, hint=f"move it away, or say --exclude '{name}'"
         )

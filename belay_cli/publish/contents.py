@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from belay_cli.checkpoints.json_file import read_json
 from belay_cli.errors import CheckpointError, PublishError
 from belay_cli.provenance import DOCUMENT, LOCAL, document_text
 from belay_cli.publish.average import read_average
@@ -15,6 +14,7 @@ from belay_cli.publish.bundle import Upload, bundle, holds_secret
 from belay_cli.publish.card import README, card
 from belay_cli.publish.pictures import coefficients_png, have_matplotlib
 from belay_cli.rules import TITLES
+from belay_cli.storage.json_file import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from belay_cli.checkpoints.directory import INDEX_SUFFIX, SUFFIX
+from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import PublishError
+from belay_cli.formats import SUFFIX
 from belay_cli.publish.bundle import Upload
 from belay_cli.publish.connection import (
     ATTEMPTS,

@@ -1,0 +1,180 @@
+"""A name in pieces: the stem of a file or the name of a directory, as literal text and numbers of known kinds.
+
+Only integers count checkpoints. A loss, a fraction of an epoch, a date, a commit's hash, a version or the size of a
+model is no counter, and neither is a number that stands behind a word such as `seed` or `rank`.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+MOST_DIGITS = 18  # of a number; fits a signed 64-bit integer
+
+
+class Kind(Enum):
+    """What a piece of a name is; the value is its name in messages."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    MEASURE = "decimal number"
+    DATE = "date"
+    HASH = "hash"
+    SIZE = "size of a model"
+    RANK = "rank"
+
+
+class Piece(NamedTuple):
+    """A piece of a name. `value`: of an integer, of a rank, or of a date that is written from the year on."""
+
+    kind: Kind
+    text: str
+    value: int | None = None
+
+
+Shape: TypeAlias = tuple[tuple[Kind, str], ...]
+
+_YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
+_MONTHS = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_CLOCK = r"(?:[01]\d|2[0-3])[-_:.h]?[0-5]\d(?:[-_:.m]?[0-5]\d(?:[.,]\d{1,9})?)?(?!\d)"
+_TIMES = rf"(?:[-_T. ]{_CLOCK}Z?)?"
+_DATED = rf"{_YEAR}(?P<dash>[-_.]){_MONTH}(?P=dash){_DAY}(?!\d)"
+_END = r"(?![0-9A-Za-z])(?!\.\d)"
+_WORDED = rf"\d{{1,3}}(?:_\d{{3}})+{_END}|\d+(?:\.\d+)?(?:[kKmM]|[eE]\+?\d{{1,2}})?{_END}"
+
+# In the order in which they are tried at each place of a name.
+_PIECE = re.compile(
+    rf"""
+    (?P<step_word>(?i:steps?|iter(?:ation)?s?)[=_-]?)(?!{_YEAR}[-_.]{_MONTH}[-_.]{_DAY}(?!\d))(?P<steps>{_WORDED})
+  | (?P<token_word>(?i:tokens?)[=_-]?)(?P<tokens>\d+(?:\.\d+)?[kKmMbBtT]?){_END}
+  | (?P<hash>(?<![0-9A-Za-z])(?:
+        [0-9a-fA-F]{{8}}(?:-[0-9a-fA-F]{{4}}){{3}}-[0-9a-fA-F]{{12}}
+      | (?=[0-9a-fA-F]{{0,62}}(?:[a-fA-F]\d{{1,62}}[a-fA-F]|\d[a-fA-F]{{1,62}}\d))[0-9a-fA-F]{{7,64}})(?![0-9A-Za-z]))
+  | (?P<date>(?<!\d)(?:{_DATED}{_TIMES}|{_YEAR}{_MONTH}{_DAY}(?:[-_T]?{_CLOCK}Z?|(?!\d)))
+      | (?<![\d.]){_DAY}(?P<dot>[-_.]){_DAY}(?P=dot){_YEAR}(?!\d){_TIMES}
+      | (?<![A-Za-z])(?:{_MONTHS}[-_]?{_DAY}(?!\d)|(?<!\d)\d{{1,2}}[-_]?{_MONTHS}[-_]?{_YEAR}(?!\d)){_TIMES})
+  | (?P<clock>(?<!\d)(?:[01]\d|2[0-3])(?P<colon>[-:])[0-5]\d(?P=colon)[0-5]\d(?!\d))
+  | (?P<version>(?<![A-Za-z])(?:
+        (?i:v|ver|version|rev)[-_.]?\d+(?:\.\d+)*(?:[-.]\d{_END})?
+      | (?i:sd|sdxl)\d\d?(?!\d))
+      | \d+(?:\.\d+){{2,}})
+  | (?P<part>\d+)(?=[-_]of[-_]\d)
+  | (?P<scaled>\d+(?:\.\d+)?[kKM]{_END}|(?<![0-9A-Za-z.])[1-9](?:\.\d+)?[eE]\+?\d{{1,2}}{_END}
+      | [1-9]\d{{0,2}}(?:,\d{{3}})+(?!\d))
+  | (?P<size>\d+(?:\.\d+)?[bBmT]{_END})
+  | (?P<measure>\d+(?:\.\d+)?[eE]-\d+|\d+\.\d+(?:[eE]\+?\d+)?|(?<=[=_-])\.\d+)
+  | (?P<number>\d+)
+    """,
+    re.VERBOSE,
+)
+_SCALES = {"k": 3, "m": 6, "b": 9, "t": 12}
+
+# Words after which a number tells things apart that are no moments of one run, or is a setting of the run.
+_SETTINGS = re.compile(
+    "seed|fold|run|exp|experiment|trial|expert|layer|fp|bf|int|bit|bits|bs|lr|wd|dim|size|alpha|seq|len|ctx|of"
+)
+_SCORES = re.compile(
+    "loss|acc|accuracy|err|error|ppl|perplexity|bleu|rouge|wer|cer|map|miou|iou|auc|psnr|ssim|fid|kid"
+    "|reward|score|lpips|mae|mse|rmse|dice"
+)
+# Words after which a number says which part of one checkpoint this is.
+_RANKS = re.compile("rank|tp|pp|mp|dp|shard|part|worker|gpu|device|process")
+_LAST_WORD = re.compile(r"([A-Za-z]+)([^A-Za-z0-9]*)$")
+_LONGEST_WORD = 40  # letters; bounds the search for the last one
+
+
+@lru_cache(maxsize=8192)
+def pieces(name: str) -> tuple[Piece, ...]:
+    """A name in pieces; their texts together are the name, and no two texts stand side by side."""
+    found: list[Piece] = []
+    end = 0
+    for match in _PIECE.finditer(name):
+        _add_text(found, name[end : match.start()])
+        _add(found, match)
+        end = match.end()
+    _add_text(found, name[end:])
+    return tuple(found)
+
+
+def _add_text(found: list[Piece], text: str) -> None:
+    if found and found[-1].kind is Kind.TEXT:
+        text = found.pop().text + text
+    if text:
+        found.append(Piece(Kind.TEXT, text))
+
+
+def _add(found: list[Piece], match: re.Match[str]) -> None:
+    for word, number in (("step_word", "steps"), ("token_word", "tokens")):
+        if match[word] is not None:
+            _add_text(found, match[word])
+            found.append(_counted(match[number]))
+            return
+    text = match[0]
+    if match["version"] is not None:
+        _add_text(found, text)
+    elif match["hash"] is not None or match["size"] is not None:
+        found.append(Piece(Kind.HASH if match["hash"] is not None else Kind.SIZE, text))
+    elif match["date"] is not None or match["clock"] is not None:
+        found.append(Piece(Kind.DATE, text, _moment(text)))
+    elif match["part"] is not None:
+        found.append(Piece(Kind.RANK, text, _integer(text)))
+    elif match["measure"] is not None:
+        found.append(Piece(Kind.MEASURE, text))
+    else:
+        _add_number(found, text)
+
+
+def _add_number(found: list[Piece], text: str) -> None:
+    """A number is what the word before it says: a setting is a part of the text."""
+    word, between = last_word(found[-1]) if found else ("", "")
+    if _SETTINGS.fullmatch(word):
+        _add_text(found, text)
+    elif _SCORES.fullmatch(word):
+        found.append(Piece(Kind.MEASURE, text))
+    elif _RANKS.fullmatch(word) or (word == "consolidated" and between == "."):
+        found.append(Piece(Kind.RANK, text, _integer(text)))
+    else:
+        found.append(_counted(text))
+
+
+def last_word(piece: Piece) -> tuple[str, str]:
+    """The last word of a text, in lower case, and what stands behind it."""
+    found = _LAST_WORD.search(piece.text[-_LONGEST_WORD:]) if piece.kind is Kind.TEXT else None
+    return (found[1].lower(), found[2]) if found else ("", "")
+
+
+def _counted(text: str) -> Piece:
+    """`500`, `9_500`, `500k`, `1e5`: an integer, if it is one that a run can reach."""
+    value = None if text.replace(".", "", 1).isdigit() and "." in text else _integer(text)
+    if value is not None:
+        return Piece(Kind.NUMBER, text, value)
+    return Piece(Kind.HASH if text.isdigit() else Kind.MEASURE, text)
+
+
+def _integer(text: str) -> int | None:
+    plain = text.replace("_", "").replace(",", "")
+    scale = _SCALES.get(plain[-1].lower(), 0)
+    value = Decimal(plain[:-1] if scale else plain).scaleb(scale)
+    if value >= 10**MOST_DIGITS or value != int(value):
+        return None
+    return int(value)
+
+
+def _moment(text: str) -> int | None:
+    """A date that is written from the year on, or a time, as a number that grows with it."""
+    if text[0].isalpha() or not re.match(rf"{_YEAR}|\d\d[-:]\d\d[-:]\d\d$", text):
+        return None
+    return int(re.sub(r"\D", "", text)[:14].ljust(14, "0"))
+
+
+def has_number(name: str) -> bool:
+    """Whether an integer in a name could count checkpoints."""
+    return any(piece.kind is Kind.NUMBER for piece in pieces(name))
+
+
+def shape(name: str) -> Shape:
+    """What names of one template have in common: their literal text, and the kinds of what stands between."""
+    return tuple((piece.kind, piece.text if piece.kind is Kind.TEXT else "") for piece in pieces(name))

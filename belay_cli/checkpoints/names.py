@@ -1,0 +1,131 @@
+"""What a name says: the step, the epoch, and whether it is that of a checkpoint.
+
+A name is the stem of a file or the name of a directory.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from belay_cli.checkpoints.name_pieces import Kind, Piece, has_number, last_word, pieces
+
+_STEP_WORD = re.compile(r"(?:^|[^a-z])(?:global[_-]?)?(?:steps?|iter(?:ation)?s?)[=_-]?$", re.IGNORECASE)
+# Words that number what a step may start again in.
+_ROUND_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep|stage|phase|round|cycle)[=_-]?$", re.IGNORECASE)
+_EPOCH_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep)[=_-]?$", re.IGNORECASE)
+_EPOCH_BEHIND = re.compile(r"[-_]?epochs?$", re.IGNORECASE)
+
+# A whole name of one of these and a number states a step. accelerate's checkpoint_3 counts saves, so `_` does not do.
+_STEPPED = re.compile("checkpoint-|ckpt-|model-|weights-|pytorch_model-|adapter_model-")
+
+
+def step_in_name(name: str) -> int | None:
+    """The training step that a file's stem or a directory's name states, or None. Epochs and counts of saves are none.
+
+    `step_1000`, `checkpoint-500`, `model-000500`, `iter200`, `global_step40`, `epoch=1-step=200`, `500k`.
+    """
+    stated = _stated(name)
+    return stated.value if stated else None
+
+
+def groups_digits(name: str) -> bool | None:
+    """Whether the step in a name is spelled as `9_500` is; None if that cannot be told, below a thousand."""
+    stated = _stated(name)
+    return None if stated is None or (stated.value or 0) < 1000 else "_" in stated.text
+
+
+def _stated(name: str) -> Piece | None:
+    found = pieces(name)
+    stated = _after(found, _STEP_WORD)
+    if stated or _is_stepped(found):
+        return stated[-1] if stated else found[-1]
+    return found[-5] if _is_of_onetrainer(found) else None
+
+
+def _is_of_onetrainer(found: tuple[Piece, ...]) -> bool:
+    """Whether these end in a time, `-save-` or `-backup-`, and OneTrainer's step, epoch and step of that epoch."""
+    kinds = [piece.kind for piece in found[-7:]]
+    texts = [piece.text for piece in found[-6::2]]
+    number, text = Kind.NUMBER, Kind.TEXT
+    return kinds == [Kind.DATE, text, number, text, number, text, number] and (
+        texts in (["-save-", "-", "-"], ["-backup-", "-", "-"])
+    )
+
+
+def _is_stepped(found: tuple[Piece, ...]) -> bool:
+    """Whether these are a whole name such as `checkpoint-500` or `500k`."""
+    if not found or found[-1].kind is not Kind.NUMBER:
+        return False
+    if len(found) == 1:
+        return found[0].text[-1] in "kKM"
+    return len(found) == 2 and _STEPPED.fullmatch(found[0].text.lower()) is not None
+
+
+def epoch_in_name(name: str) -> int | None:
+    """The epoch that a name states, `epoch_3`, `ep3` or `3epoch`, or None; a fraction of one is none."""
+    found = pieces(name)
+    stated = _after(found, _EPOCH_WORD)
+    if stated:
+        return stated[-1].value
+    behind = len(found) > 1 and found[-1].kind is Kind.TEXT and _EPOCH_BEHIND.fullmatch(found[-1].text)
+    return found[-2].value if behind and found[-2].kind is Kind.NUMBER else None
+
+
+def rounds_in_name(name: str) -> tuple[int, ...]:
+    """The numbers of epochs, stages and phases that a name states: what a step may start again in."""
+    return tuple(piece.value or 0 for piece in _after(pieces(name), _ROUND_WORD))
+
+
+def _after(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
+    """The integers that stand behind a word."""
+    return [number for text, number in pairwise(found) if number.kind is Kind.NUMBER and word.search(text.text)]
+
+
+# The words of which the names of checkpoints inside a run are made; a number after one of the first counts them.
+_COUNTERS = re.compile(
+    "step|steps|iter|iters|iteration|iterations|epoch|epochs|ep|ba|checkpoint|checkpoints|ckpt|ckpts|save|saves"
+)
+_COMPANY = re.compile("global|train|model|weights|pytorch|adapter|stage|tokens|token|rank|at")
+
+
+def names_a_checkpoint(name: str) -> bool:
+    """Whether a directory of this name inside a run is one of its checkpoints: the whole name must fit.
+
+    `step-400.backup`, `step-500.tmp` and `global_step100-hf` are none.
+    """
+    found = pieces(name)
+    if _is_stepped(found):
+        return True
+    words = [re.findall("[A-Za-z]+", piece.text.lower()) for piece in found if piece.kind is Kind.TEXT]
+    plain = all(_COUNTERS.fullmatch(word) or _COMPANY.fullmatch(word) for text in words for word in text)
+    return plain and bool(found) and found[-1].kind is not Kind.TEXT and counts(name)
+
+
+def counts(name: str) -> bool:
+    """Whether a number in a name stands behind a word that counts checkpoints, such as `epoch` or `ckpt`."""
+    pairs = pairwise(pieces(name))
+    return any(number.kind is Kind.NUMBER and _COUNTERS.fullmatch(last_word(text)[0]) for text, number in pairs)
+
+
+def naming(own: str, *above: str, is_file: bool = True) -> str:
+    """The name that says which checkpoint this is: its own, or that of what holds it if that says it alone.
+
+    `checkpoint-500/unet`, `003000/pretrained_model`, `global_step_10/actor/huggingface`. The number of a directory
+    may be that of a part, as in `checkpoint-500/text_encoder_2`: there a step above it counts.
+    """
+    if step_in_name(own) is not None or names_a_checkpoint(own) or (is_file and has_number(own)):
+        return own
+    told = next((name for name in above if _tells(name)), own)
+    return told if step_in_name(told) is not None or not has_number(own) else own
+
+
+def _tells(name: str) -> bool:
+    bare = [piece.kind for piece in pieces(name)] == [Kind.NUMBER]
+    return bare or names_a_checkpoint(name) or step_in_name(name) is not None
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its suffix; what follows the dot of a decimal number is none."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and dot and not ending.isdigit() else name

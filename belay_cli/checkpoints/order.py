@@ -1,0 +1,285 @@
+"""The order of a series: proved by steps or by names, or refused.
+
+Without steps, the names must be of one template in which one integer varies, or several that agree. Which numbers
+count is said in `names`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from belay_cli.checkpoints import names
+from belay_cli.checkpoints.name_pieces import Kind, Piece, has_number, pieces, shape
+from belay_cli.checkpoints.rounds import by_rounds, steps_restart
+from belay_cli.checkpoints.twins import merge_twins, same_content
+from belay_cli.errors import SeriesError
+from belay_cli.storage.files import AnyPath
+
+if TYPE_CHECKING:
+    from belay_cli.checkpoints.checkpoint import Checkpoint
+    from belay_cli.checkpoints.series import Selection
+
+GIVEN = "give the checkpoints in order, with --order given"
+_LEVELS = 3  # a checkpoint's own name and those of the directories above it: global_step_10/actor/huggingface
+_MOST_SHOWN = 4  # names in a note
+
+
+class Place(NamedTuple):
+    """What the order of a checkpoint is read from: the names on its path, its own first, and its step if known."""
+
+    path: AnyPath
+    name: str
+    names: tuple[str, ...]
+    step: int | None = None
+
+
+def place_of(path: AnyPath, *, is_file: bool, name: str = "", step: int | None = None) -> Place:
+    """The place of what lies there. `.` and what ends in `..` have the names of where they lead."""
+    at = path.absolute() if path.name not in ("", "..") else path.resolve()
+    own = names.stem_of(at.name) if is_file else at.name
+    return Place(path, name or at.name, (own, at.parent.name, at.parent.parent.name)[:_LEVELS], step)
+
+
+def places_of(checkpoints: Sequence[Checkpoint]) -> list[Place]:
+    """The places of checkpoints."""
+    return [place_of(c.path, is_file=c.directory is None, name=c.name, step=c.step) for c in checkpoints]
+
+
+def order_checkpoints(
+    checkpoints: list[Checkpoint], selection: Selection, notes: list[str]
+) -> tuple[list[Checkpoint], str]:
+    """In order, with the unit of their ticks. Raises SeriesError if the order is not sure, or two are at one place."""
+    places = places_of(checkpoints)
+    _refuse_parts(places)
+    if selection.order == "given" or len(checkpoints) < 2:
+        return checkpoints, _unit(checkpoints, selection)
+    if _count_in_each_epoch(checkpoints):
+        notes.append(f"every checkpoint records step {checkpoints[0].step}, which is no step of the run")
+        checkpoints = [replace(checkpoint, step=None) for checkpoint in checkpoints]
+        places = places_of(checkpoints)
+    without = next((checkpoint for checkpoint in checkpoints if checkpoint.step is None), None)
+    if without is None:
+        return _by_step(checkpoints, places, selection, notes)
+    if selection.unit == "step":
+        raise SeriesError("states no step", file=without.path, hint="count in checkpoints: --unit checkpoint")
+    ordered = [checkpoints[i] for i in in_order(places)]
+    if selection.unit == "auto":
+        said = f"{without.name} states no step, as step_500 or checkpoint-500 do: checkpoints are counted"
+        notes.append(f"{said}, in this order: {_shown(ordered)}")
+    return ordered, "checkpoint"
+
+
+def _count_in_each_epoch(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether steps that are recorded under a common name are the same for checkpoints that are not."""
+    records = [checkpoint.weights.step for checkpoint in checkpoints]
+    if not all(record and record.loosely for record in records) or len({c.step for c in checkpoints}) > 1:
+        return False
+    return not any(same_content(checkpoints[0], other) for other in checkpoints[1:])
+
+
+def within(paths: Sequence[AnyPath], selection: Selection) -> list[AnyPath]:
+    """Without those that state a step outside of what is selected, since what is left out need not be whole."""
+    low, high = selection.from_step, selection.to_step
+    if low is None and high is None:
+        return list(paths)
+    steps = {path: _named_step(path) for path in paths}
+    known = sorted((step, place_of(path, is_file=not path.is_dir()).names) for path, step in steps.items() if step)
+    if steps_restart([(levels, step) for step, levels in known]):
+        return list(paths)
+    outside = {
+        p
+        for p, step in steps.items()
+        if step is not None and not (low or 0) <= step <= (step if high is None else high)
+    }
+    return [path for path in paths if path not in outside]
+
+
+def _named_step(path: AnyPath) -> int | None:
+    is_file = not path.is_dir()
+    return names.step_in_name(names.naming(*place_of(path, is_file=is_file).names, is_file=is_file))
+
+
+def _unit(checkpoints: list[Checkpoint], selection: Selection) -> str:
+    if selection.unit == "checkpoint" or selection.order == "given":
+        return "checkpoint"
+    for checkpoint in checkpoints:
+        if checkpoint.step is None and selection.unit == "step":
+            raise SeriesError("states no step", file=checkpoint.path, hint="count in checkpoints: --unit checkpoint")
+    return "step" if all(checkpoint.step is not None for checkpoint in checkpoints) else "checkpoint"
+
+
+def _shown(ordered: Sequence[Checkpoint]) -> str:
+    found = [checkpoint.name for checkpoint in ordered]
+    return ", ".join(found) if len(found) <= _MOST_SHOWN else f"{', '.join(found[:3])} … {found[-1]}"
+
+
+def _by_step(
+    checkpoints: list[Checkpoint], places: Sequence[Place], selection: Selection, notes: list[str]
+) -> tuple[list[Checkpoint], str]:
+    _refuse_two_spellings(places)
+    # Of twins at one step, the one that says the step in its name stays: last.ckpt goes.
+    key = [(place.step or 0, names.step_in_name(place.names[0]) is None) for place in places]
+    order = sorted(range(len(places)), key=key.__getitem__)
+    ordered, levels = [checkpoints[i] for i in order], [places[i].names for i in order]
+    if steps_restart([(path, checkpoint.step or 0) for path, checkpoint in zip(levels, ordered, strict=True)]):
+        ordered = by_rounds(ordered, levels, selection.unit, notes)
+        notes.append(f"steps start again in each epoch: checkpoints are counted, in this order: {_shown(ordered)}")
+        return ordered, "checkpoint"
+    return merge_twins(ordered, notes), "checkpoint" if selection.unit == "checkpoint" else "step"
+
+
+def _refuse_two_spellings(places: Sequence[Place]) -> None:
+    """`iter_50_512` beside `iter_1000_512`: what looks like thousands is none, or there would be `1_000`."""
+    spelled = {names.groups_digits(place.names[0]): place for place in places}
+    if True in spelled and False in spelled:
+        raise SeriesError(
+            f"may state the step with a `_` between its digits or not: {spelled[False].name} has none",
+            file=spelled[True].path,
+            hint=GIVEN,
+        )
+
+
+def in_order(places: Sequence[Place]) -> list[int]:
+    """The indices of places in their order by names. Raises SeriesError if these do not prove one."""
+    rows = _counters(places)
+    order = sorted(range(len(places)), key=rows.__getitem__)
+    for before, after in pairwise(order):
+        if rows[before] == rows[after]:
+            raise SeriesError(
+                f"has the same number {rows[after][-1]} as {places[before].path}", file=places[after].path, hint=GIVEN
+            )
+        if _contradict(places[before], rows[before], places[after], rows[after]):
+            raise SeriesError(
+                f"comes after {places[before].name} by one number, and before it by another",
+                file=places[after].path,
+                hint=GIVEN,
+            )
+    _refuse_falling_steps([places[i] for i in order])
+    return order
+
+
+def _contradict(before: Place, row: Sequence[int], after: Place, next_row: Sequence[int]) -> bool:
+    if any(a > b for a, b in zip(row, next_row, strict=True)):
+        return True
+    dates = [_values([pieces(place.names[0])], Kind.DATE) for place in (before, after)]
+    return any(a > b for a, b in zip(*dates, strict=False))
+
+
+def _refuse_falling_steps(ordered: Sequence[Place]) -> None:
+    known = [place for place in ordered if place.step is not None]
+    for before, after in pairwise(known):
+        if (before.step or 0) > (after.step or 0):
+            raise SeriesError(
+                f"comes after {before.name} by its name, and before it by its step, {after.step}",
+                file=after.path,
+                hint=GIVEN,
+            )
+
+
+def _counters(places: Sequence[Place]) -> list[tuple[int, ...]]:
+    """Of each place the integers that are not the same everywhere, by the template that the names are of.
+
+    Where their own names are the same, those of the directories above them tell the checkpoints apart.
+    """
+    rows: list[tuple[int, ...]] = [()] * len(places)
+    kinds: set[Kind] = set()
+    differ = False
+    for level in zip(*(place.names for place in places), strict=True):
+        if len(set(level)) == 1:
+            continue
+        if len(set(map(shape, level))) > 1:
+            if not differ:
+                raise _not_alike(places, level)
+            break
+        differ = True
+        columns = [column for column in zip(*map(pieces, level), strict=True) if len({c.text for c in column}) > 1]
+        kinds |= {column[0].kind for column in columns}
+        rows = [row + tuple(_varying(columns, i)) for i, row in enumerate(rows)]
+    if not any(rows):
+        raise _nothing_counts(places, kinds)
+    return rows
+
+
+def _varying(columns: Sequence[Sequence[Piece]], i: int) -> Iterator[int]:
+    for column in columns:
+        if column[0].kind is Kind.NUMBER:
+            yield column[i].value or 0
+
+
+def _not_alike(places: Sequence[Place], level: Sequence[str]) -> SeriesError:
+    """The error about a name that is not like the others, which are the most; one without a number first."""
+    count = Counter(map(shape, level))
+    odd = min(range(len(level)), key=lambda i: (count[shape(level[i])], has_number(level[i])))
+    usual = max(range(len(level)), key=lambda i: (count[shape(level[i])], i != odd))
+    if has_number(level[odd]):
+        message = f"is not named as {places[usual].name} is, so its place in the series is unknown"
+    else:
+        message = "has no step and no integer in its name, so its place in the series is unknown"
+    return SeriesError(message, file=places[odd].path, hint=GIVEN)
+
+
+def _nothing_counts(places: Sequence[Place], kinds: set[Kind]) -> SeriesError:
+    what = " and a ".join(sorted(kind.value for kind in kinds))
+    told = f"differs from {places[0].name} in a {what} only, which does not count checkpoints"
+    return SeriesError(
+        told if what else f"is named as {places[0].name} is, and neither states a step",
+        file=places[1].path,
+        hint=GIVEN,
+    )
+
+
+def _refuse_parts(places: Sequence[Place]) -> None:
+    """Raise SeriesError where a rank's number tells two apart: each is a part of a checkpoint, and none is one."""
+    seen: dict[object, tuple[list[int], Place]] = {}
+    for place in places:
+        for key, ranks in _ranked(place):
+            first, other = seen.setdefault(key, (ranks, place))
+            if first != ranks:
+                raise _part(place, other)
+
+
+def _ranked(place: Place) -> Iterator[tuple[object, list[int]]]:
+    """The ranks in a place's own name by its template, and those on its path by all that is no rank in it."""
+    found = [pieces(name) for name in place.names]
+    own, path = _values(found[:1], Kind.RANK), _values(found, Kind.RANK)
+    if own:
+        yield shape(place.names[0]), own
+    if path:
+        yield tuple(tuple("" if piece.kind is Kind.RANK else piece.text for piece in name) for name in found), path
+
+
+def _values(found: Sequence[Sequence[Piece]], kind: Kind) -> list[int]:
+    return [piece.value for name in found for piece in name if piece.kind is kind and piece.value is not None]
+
+
+def _part(place: Place, other: Place) -> SeriesError:
+    return SeriesError(
+        f"is a part of a checkpoint, as {other.name} is: a rank's number tells them apart",
+        file=place.path,
+        hint="put the parts together first, with the converter of the training code",
+    )
+
+
+def falling(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
+    """A sentence about a series in the order that was given, where the numbers in the names or the steps fall."""
+    for before, after in pairwise(places_of(checkpoints)):
+        if _falls(before, after):
+            yield (
+                f"the numbers fall: {before.name} is given before {after.name}, as a shell sorts names; "
+                "without --order given, belay orders them by number"
+            )
+            return
+
+
+def _falls(before: Place, after: Place) -> bool:
+    if before.step is not None and after.step is not None:
+        return before.step > after.step and not steps_restart([(p.names, p.step or 0) for p in (after, before)])
+    for one, other in zip(before.names, after.names, strict=True):
+        if one != other:
+            numbers = [_values([pieces(name)], Kind.NUMBER) for name in (one, other)]
+            return shape(one) == shape(other) and numbers[0] > numbers[1]
+    return False

@@ -1,0 +1,132 @@
+"""A directory of torch.distributed.checkpoint: what was saved, by position, without torch, and nothing executed.
+
+`.metadata` is a pickle that says which tensors there are, cut into which pieces, and where in the `*.distcp` files each
+piece lies. A piece is a file of torch.save by itself, so its bytes are found as in any torch file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from belay_cli.errors import CheckpointError
+from belay_cli.formats.contents import Contents, Layout, Places, Tensor
+from belay_cli.formats.dcp.metadata import Metadata, read_metadata
+from belay_cli.formats.dcp.piece_reader import PieceReader, Place
+from belay_cli.formats.dcp.tensors import DcpTensor, find_places, read_tensor
+from belay_cli.formats.dcp.tree import DcpLeaf, tree
+from belay_cli.formats.dtypes import DTYPES
+from belay_cli.formats.text import short
+from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, open_file, open_files
+
+METADATA = ".metadata"
+READERS = 8  # small reads, one after the other in each piece
+
+Read = Callable[[str], tuple[StoredFile, ReadAt]]  # opens a file of the directory by its name
+
+
+def is_dcp(directory: AnyPath) -> bool:
+    """Whether the directory is one of torch.distributed.checkpoint, whole or not."""
+    return (directory / METADATA).is_file() or any(directory.glob("*.distcp"))
+
+
+@contextlib.contextmanager
+def read_dcp(directory: AnyPath, read: Read | None = None) -> Iterator[Contents]:
+    """What a directory of torch.distributed.checkpoint holds. Reads `.metadata`, and the headers of what is located.
+
+    Raises CheckpointError, which names the file, the tensor and the mend.
+    """
+    if not (directory / METADATA).is_file():
+        raise CheckpointError(
+            f"holds *.distcp files but no {METADATA}",
+            file=directory,
+            hint="the save did not finish; leave the checkpoint out",
+        )
+    with _reader(directory) as usual:
+        opens = read or usual
+        file, read_at = opens(METADATA)
+        metadata = read_metadata(file, read_at)
+        yield Contents(
+            format="a directory of torch.distributed.checkpoint",
+            path=directory,
+            root=tree(file, metadata),
+            leaves=(DcpLeaf,),
+            locate=lambda named: _locate(file, directory, opens, metadata, named),
+            keys_known=bool(metadata.paths),
+        )
+
+
+@contextlib.contextmanager
+def _reader(directory: AnyPath) -> Iterator[Read]:
+    """Opens files by name; each thread keeps a few open, since a run of hundreds of ranks has more than may be."""
+    with contextlib.ExitStack() as opened:
+        threads = threading.local()
+
+        def files() -> OpenFiles:
+            if not hasattr(threads, "files"):
+                threads.files = opened.enter_context(OpenFiles(open_files(READERS + 1)))
+            found: OpenFiles = threads.files
+            return found
+
+        def read(name: str) -> tuple[StoredFile, ReadAt]:
+            path = directory / name
+            with open_file(path) as file:
+                stored = StoredFile(path, file.size, file.modified)
+
+            def read_at(offset: int, count: int) -> bytes:
+                buffer = bytearray(count)
+                files().read_into(stored, memoryview(buffer), offset)
+                return bytes(buffer)
+
+            return stored, read_at
+
+        yield read
+
+
+def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: Metadata, named: Layout) -> Places:
+    wanted = {name: leaf.fqn for name, leaf in named.items()}
+    places = find_places(file, metadata.storage, set(wanted.values()))
+    opened = _opened(file, directory, read, places)
+    reader = PieceReader(opened)
+
+    def one(name: str) -> DcpTensor | str:
+        fqn = wanted[name]
+        return read_tensor(file, fqn, metadata.entries[fqn], places.get(fqn, {}), reader)
+
+    with ThreadPoolExecutor(READERS) as readers:
+        found = dict(zip(wanted, readers.map(one, wanted), strict=True))
+    read_ones = {name: tensor for name, tensor in found.items() if isinstance(tensor, DcpTensor)}
+    return Places(
+        (file, *(stored for stored, _ in opened.values())),
+        {name: _tensor(name, tensor) for name, tensor in read_ones.items()},
+        {name: tensor.stored for name, tensor in read_ones.items()},
+        {name: what for name, what in found.items() if isinstance(what, str)},
+    )
+
+
+def _tensor(name: str, tensor: DcpTensor) -> Tensor:
+    nbytes = math.prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
+    return Tensor(name, tensor.dtype, tensor.shape, 0, nbytes)
+
+
+def _opened(
+    file: StoredFile, directory: AnyPath, read: Read, places: Mapping[str, Mapping[Any, Place]]
+) -> dict[str, tuple[StoredFile, ReadAt]]:
+    """The files that hold pieces, by name."""
+    first: dict[str, str] = {}
+    for fqn, pieces in places.items():
+        for place in pieces.values():
+            first.setdefault(place.name, fqn)
+    for name, fqn in sorted(first.items()):
+        if not (directory / name).is_file():
+            raise CheckpointError(
+                f"puts {short(fqn)} into {name}, which is not there",
+                file=file.path,
+                tensor=fqn,
+                hint="copy the missing file, or leave the checkpoint out",
+            )
+    return {name: read(name) for name in sorted(first)}

@@ -1,0 +1,1 @@
+"""Files of torch.save, read by position, without torch, and nothing of them executed."""

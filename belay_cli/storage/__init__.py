@@ -1,0 +1,8 @@
+"""Bytes by position, on this machine and elsewhere.
+
+files       the files that hold weights, and how many of them stay open
+local       a file of this machine
+remote      files by URL
+pieces      tensors that are not one run of bytes
+json_file   JSON from anyone, read only if it is of a size that can be right
+"""

@@ -1,0 +1,105 @@
+"""Positioned reads from the files that hold checkpoints.
+
+How many stay open at once is bounded, because a series of two hundred checkpoints of thirty shards is more than
+a process may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TypeAlias
+
+from belay_cli.storage.local import LocalFile
+from belay_cli.storage.remote import RemoteFile, open_remote
+from belay_cli.storage.remote.path import RemotePath
+
+AnyPath: TypeAlias = Path | RemotePath
+ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, or a CheckpointError
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFile:
+    """A file that holds weights; sizes in bytes. Equal to itself alone, so that it is a quick key.
+
+    `modified` is when it was last written to, in nanoseconds, for a file of this machine. `data_start` is the length
+    of its header, and `metadata` what that says beside the tensors, for safetensors.
+    """
+
+    path: AnyPath
+    size: int
+    modified: int | None = None
+    data_start: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def open_file(path: AnyPath) -> LocalFile | RemoteFile:
+    """The file for reading. Raises CheckpointError."""
+    return open_remote(path) if isinstance(path, RemotePath) else LocalFile(path)
+
+
+def is_remote(path: AnyPath) -> bool:
+    """Whether a file is read over a network."""
+    return isinstance(path, RemotePath)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name stays inside its directory, on any system."""
+    return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n')
+
+
+class OpenFiles:
+    """The files that one thread reads, kept open: at most `limit`, then the one opened first is closed.
+
+    Each thread has its own, so that none closes what another is reading.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[StoredFile, LocalFile | RemoteFile] = {}
+
+    def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
+        found = self._open.get(file)
+        if found is None:
+            if len(self._open) >= self._limit:
+                self._open.pop(next(iter(self._open))).close()
+            found = self._open[file] = open_file(file.path)
+        found.read_into(buffer, offset)
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+class Stored(NamedTuple):
+    """Where the bytes of one tensor lie, row after row: from byte `offset` of a file on."""
+
+    file: StoredFile
+    offset: int
+
+    def read_into(self, files: OpenFiles, buffer: memoryview, begin: int) -> None:
+        """Fill `buffer` from byte `begin` of the tensor. Raises CheckpointError."""
+        files.read_into(self.file, buffer, self.offset + begin)
+
+
+def open_files(threads: int) -> int:
+    """How many files each of so many threads may keep open: half of what the process may, shared out."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return max(1, 256 // threads)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    whole = 4096 if soft == resource.RLIM_INFINITY else min(4096, soft // 2)
+    return max(1, whole // threads)

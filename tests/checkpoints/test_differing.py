@@ -1,0 +1,76 @@
+"""Tensors that are kept, compared at any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from belay_cli.checkpoints import differing as module
+from belay_cli.checkpoints.checkpoint import open_checkpoint
+from belay_cli.checkpoints.differing import differing
+from belay_cli.errors import SeriesError
+from belay_cli.storage.files import Stored
+
+
+def series(directory, *tables):
+    paths = [directory / f"step_{step}.safetensors" for step in range(1, len(tables) + 1)]
+    for path, table in zip(paths, tables, strict=True):
+        save_file({"table": table, "w": torch.ones(2)}, path)
+    return [open_checkpoint(path) for path in paths]
+
+
+def changed(table, place):
+    other = table.clone()
+    other.view(-1)[place] += 1
+    return other
+
+
+@pytest.mark.parametrize("place", [0, 524_287, 524_288, 599_999])
+def test_large_tables_are_compared_to_the_end(tmp_path, place):
+    table = torch.arange(600_000)
+    assert module._CHUNK == 524_288 * 8
+    assert differing(series(tmp_path, table, changed(table, place), table), ["table"]) == ["table"]
+    assert differing(series(tmp_path, table, table, table), ["table"]) == []
+
+
+def test_it_ends_at_the_first_difference(tmp_path, monkeypatch):
+    table = torch.arange(2_000_000)
+    checkpoints = series(tmp_path, changed(table, 3), table, table)
+    read, before = [], Stored.read_into
+    monkeypatch.setattr(Stored, "read_into", lambda s, f, b, o: (read.append(b.nbytes), before(s, f, b, o)))
+    assert differing(checkpoints, ["table"]) == ["table"]
+    assert read == [module._CHUNK] * 2
+    read.clear()
+    assert differing(checkpoints[1:], ["table"]) == []
+    assert sum(read) == 2 * table.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_narrow_integers_that_change_like_weights_are_asked_about(tmp_path, dtype):
+    table = torch.zeros(64, 65, dtype=dtype)
+    with pytest.raises(SeriesError) as error:
+        differing(series(tmp_path, table, changed(table, 7)), ["table"])
+    assert error.value.message.startswith(
+        f"'table' holds 4160 numbers of {str(dtype)[6:]} that differ between checkpoints"
+    )
+    assert error.value.hint.startswith("if they are no weights, keep the last one's: --last 'table'")
+    assert differing(series(tmp_path, table, table), ["table"]) == []
+
+
+@pytest.mark.parametrize("shape", [(5000,), (64, 64)])
+def test_counters_and_small_masks_are_not(tmp_path, shape):
+    table = torch.zeros(shape, dtype=torch.int32)
+    assert differing(series(tmp_path, table, changed(table, 7)), ["table"]) == ["table"]
+
+
+def test_the_command_asks_before_it_writes(tmp_path, belay):
+    table = torch.zeros(128, 64, dtype=torch.int8)
+    paths = [c.path for c in series(tmp_path, table, changed(table, 7))]
+    ran = belay("average", *paths, "-o", "out.safetensors")
+    assert ran.code == 1
+    assert "'table' holds 8192 numbers of int8 that differ between checkpoints" in ran.err
+    assert not (tmp_path / "work/out.safetensors").exists()
+    ran = belay("average", *paths, "-o", "out.safetensors", "--last", "table")
+    assert ran.code == 0, ran.err
+    assert load_file("out.safetensors")["table"][0, 7] == 1
