@@ -20,6 +20,7 @@ import numpy as np
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.adapter_config import is_linear
+from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.lora import Pair, gain, pairs_in
@@ -34,7 +35,7 @@ from belay_cli.rules.recursion import replay_intervals
 from belay_cli.storage.files import OpenFiles
 from belay_cli.storage.json_file import read_json
 
-_AS_IT_IS = Opening(allow_averages=True)  # whatever an output is called
+_AS_IT_IS = Opening(allow_averages=True, as_it_is=True)  # whatever an output is called
 
 HELD, FAILED, NOT_CHECKED = "held", "failed", "not checked"
 
@@ -221,6 +222,7 @@ def _check_values(
     counter: _Counter,
 ) -> Check:
     policies = Policies(**record.policies)
+    inputs = untied(inputs, policies.action)
     wanted = {n: policies.action(n, t.dtype) for n, t in inputs[-1].tensors.items()}
     wanted = {name: action for name, action in wanted.items() if action != "drop"}
     if wanted.keys() != average.tensors.keys():

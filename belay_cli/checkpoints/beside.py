@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from belay_cli.checkpoints.averages import ema_by_name
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.directory import STATE
+from belay_cli.checkpoints.directory import STATE, holders
 from belay_cli.checkpoints.names import names_a_checkpoint
 from belay_cli.formats import FILES, is_directory_format
 from belay_cli.formats.foreign import recognise
@@ -25,7 +26,20 @@ _SECOND = re.compile(r"(?:pytorch_)?model_\d+")
 def left_beside(checkpoint: Checkpoint) -> list[str]:
     """Where weights lie, in a checkpoint's files or beside them, that it does not take: keys, or paths of files."""
     taken = {file.path.name for file in checkpoint.files}
-    return [*checkpoint.weights.beside, *weights_beside(checkpoint.directory, taken)]
+    inside = [*checkpoint.weights.beside, *weights_beside(checkpoint.directory, taken)]
+    return inside + _other_models(checkpoint)
+
+
+def _other_models(checkpoint: Checkpoint) -> list[str]:
+    """Folders of the checkpoint's directory that hold other models than the one that was taken; no EMA of it."""
+    inner = checkpoint.directory
+    if inner is None or inner == checkpoint.path:
+        return []
+    return [
+        f"{entry.name}/"
+        for entry in holders(checkpoint.path)
+        if entry != inner and not ema_by_name(entry.name) and not ema_by_name(inner.name)
+    ]
 
 
 def weights_beside(directory: AnyPath | None, taken: set[str]) -> list[str]:
@@ -41,7 +55,7 @@ def _walk(directory: AnyPath, taken: set[str], depth: int, inside: str) -> Itera
         if entry.name.startswith(".") or STATE.fullmatch(entry.name) or recognise([entry.name]):
             continue
         if entry.is_file():
-            if _is_weights(entry.name) and not (not inside and _is_taken(entry, taken)):
+            if _is_weights(entry.name) and not ema_by_name(entry.stem) and not (not inside and _is_taken(entry, taken)):
                 yield inside + entry.name
         elif depth and entry.is_dir() and not names_a_checkpoint(entry.name) and not entry.is_symlink():
             yield from _inside(entry, depth, inside)

@@ -13,7 +13,7 @@ from belay_cli.checkpoints.read import read_directory, read_file
 from belay_cli.checkpoints.recorded import Recorded
 from belay_cli.checkpoints.steps import agreed_step, recorded_step
 from belay_cli.checkpoints.weights import Opening, Weights
-from belay_cli.errors import CheckpointError
+from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.shards import is_shard
 from belay_cli.storage.files import AnyPath, Stored, StoredFile
@@ -85,6 +85,10 @@ def _open_file(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
     if is_shard(path):
         raise CheckpointError(
             "is one shard of several", file=path, hint=f"the checkpoint is its directory: {path.parent}"
+        )
+    if opening.subfolder is not None:
+        raise UsageError(
+            f"--subfolder {opening.subfolder} is for directories, and {path} is a file", hint="leave it out"
         )
     weights = read_file(path, opening)
     named_by, name = _named(path, stem_of(path.name), path.name, is_file=True)

@@ -46,8 +46,12 @@ class WeightSet:
 def weight_sets(directory: AnyPath) -> list[WeightSet]:
     """Every set of weights that lies in the directory itself, in name order: safetensors, or else torch files."""
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    found = _sets(directory, names, (SUFFIX,))
-    return found or _sets(directory, [name for name in names if not STATE.fullmatch(name)], TORCH_SUFFIXES)
+    return _sets(directory, names, (SUFFIX,)) or _torch_sets(directory)
+
+
+def _torch_sets(directory: AnyPath) -> list[WeightSet]:
+    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
+    return _sets(directory, [name for name in names if not STATE.fullmatch(name)], TORCH_SUFFIXES)
 
 
 def _sets(directory: AnyPath, names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
@@ -89,9 +93,12 @@ def _refuse_halves(directory: AnyPath, suffix: str, single: set[str], indexed: s
         )
 
 
-def choose_weights(directory: AnyPath) -> WeightSet | None:
-    """The directory's one set of weights: the only one, or the one with the standard name; None if there is none."""
-    sets = weight_sets(directory)
+def choose_weights(directory: AnyPath, source: str | None = None) -> WeightSet | None:
+    """The directory's one set of weights: the only one, or the one with the standard name; None if there is none.
+
+    source: `ema` for that of an EMA beside raw weights. Raises CheckpointError if it is not clear which is meant.
+    """
+    sets = _of_source(directory, weight_sets(directory), source)
     standard = [s for s in sets if s.stem in STANDARD_STEMS] or sets
     if len(standard) > 1:
         names = ", ".join(s.entry.name for s in standard[:3]) + (" …" if len(standard) > 3 else "")
@@ -107,9 +114,39 @@ def choose_weights(directory: AnyPath) -> WeightSet | None:
     return standard[0] if standard else None
 
 
-def variants_left_out(chosen: WeightSet, sets: list[WeightSet]) -> list[str]:
-    """Notes about the same weights in another precision, as model.fp16.safetensors is beside model.safetensors."""
-    return [f"takes {chosen.entry.name}, not {s.entry.name}" for s in sets if s.stem.startswith(f"{chosen.stem}.")]
+_NON_EMA = ".non_ema"  # latent diffusion releases: the plain name is the EMA's where this lies beside it
+
+
+def _of_source(directory: AnyPath, sets: list[WeightSet], source: str | None) -> list[WeightSet]:
+    """The sets of raw weights, or those of an EMA."""
+    if source == "ema" and not any(is_ema_set(s) for s in sets):
+        sets = [*sets, *_torch_sets(directory)] if sets and sets[0].suffix == SUFFIX else sets
+    emas = [s for s in sets if is_ema_set(s)]
+    raws = [s for s in sets if s not in emas]
+    if not emas or not raws:
+        return sets
+    if source is None and any(s.stem.endswith(_NON_EMA) for s in raws):
+        raw = next(s for s in raws if s.stem.endswith(_NON_EMA))
+        raise CheckpointError(
+            f"holds raw weights ({raw.entry.name}) and their EMA ({emas[0].entry.name})",
+            file=directory,
+            hint="say which: --source raw or --source ema",
+        )
+    return emas if source == "ema" else raws
+
+
+def is_ema_set(weights: WeightSet) -> bool:
+    """Whether a set of weights is an EMA by its name, or by that of the raw weights beside it."""
+    twin = f"{weights.stem}{_NON_EMA}"
+    beside = (f"{twin}{weights.suffix}", f"{twin}{weights.suffix}.index.json")
+    return bool(ema_by_name(weights.stem)) or any((weights.directory / name).is_file() for name in beside)
+
+
+def passed_over(chosen: WeightSet, sets: list[WeightSet]) -> list[str]:
+    """Notes about the same weights in another precision, as model.fp16.safetensors, and about an EMA or its twin."""
+    others = [s for s in sets if s.entry != chosen.entry]
+    named = [s for s in others if s.stem.startswith(f"{chosen.stem}.") or is_ema_set(s) != is_ema_set(chosen)]
+    return [f"takes {chosen.entry.name}, not {s.entry.name}" for s in named]
 
 
 def find_weights(directory: AnyPath, opening: Opening) -> tuple[AnyPath, list[str]]:

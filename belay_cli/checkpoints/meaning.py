@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from belay_cli.checkpoints.not_understood import in_place_of, note, refuse_hidden, with_unreadable
 from belay_cli.checkpoints.parts import refuse_parts_of_a_rank
 from belay_cli.checkpoints.prefixes import by_plain_name
-from belay_cli.checkpoints.raw_or_ema import Taken, says_ema, take
+from belay_cli.checkpoints.raw_or_ema import Place, Taken, says_ema, take
 from belay_cli.checkpoints.recorded import names_one_low, recorded_in_root
 from belay_cli.checkpoints.state_dict import find_state_dicts
 from belay_cli.checkpoints.weights import Opening, Weights
@@ -80,24 +80,40 @@ def _meaning(contents: Contents, opening: Opening, named_ema: str | None) -> Mea
 
 
 def _of_root(root: Any, leaves: tuple[type, ...], opening: Opening, named_ema: str | None, keys_known: bool) -> Meaning:
+    if opening.as_it_is and isinstance(root, Layout):
+        return Meaning(root, (), (), {})
     source = opening.source
-    if opening.state_key is not None and says_ema(opening.state_key):
-        source = source or "ema"  # named by its key, so asked for
     found = find_state_dicts(root, leaves, state_key=opening.state_key, source=source, keys_known=keys_known)
-    taken = take(found.raw, found.ema, source, named=named_ema)
+    if opening.state_key is not None and found.raw is None and says_ema(opening.state_key):
+        source = source or "ema"  # named by its key, so asked for
+    raw, stripped = _plain(found.raw, leaves)
+    ema, stripped_of_ema = _plain(found.ema, leaves)
+    taken = take(raw, ema, source, named=named_ema)
+    stripped = list(dict.fromkeys([*stripped, *stripped_of_ema]))
     if opening.state_key is None:
         refuse_hidden(root)
     entries = with_unreadable(taken.place.entries, leaves)
     tensors = {name: value for name, value in entries.items() if isinstance(value, leaves)}
     if not tensors:
         raise NoWeights(f"holds no weights, only counters ({taken.place.where})", hint=_SAVE)
-    named, stripped = by_plain_name(tensors)
+    named, more = by_plain_name(tensors)
+    stripped += [note for note in more if note not in stripped]
     recognised = {"state dict": taken.place.key or "at the top", "weights": _in_words(taken)}
     recognised |= {"names": "; ".join(stripped)} if stripped else {}
     beside = found.beside if opening.state_key is None else ()
-    notes = (*_passed_over(taken), *found.notes, *stripped, *_no_tensors(entries, leaves))
+    notes = (*_passed_over(taken), *taken.notes, *found.notes, *stripped, *_no_tensors(entries, leaves))
     same = isinstance(root, Layout) and list(named.items()) == list(root.items())
     return Meaning(root if same else Layout(named), beside, notes, recognised)
+
+
+def _plain(place: Place | None, leaves: tuple[type, ...]) -> tuple[Place | None, list[str]]:
+    """A state dict by the names that the model itself has, as wrappers stand before what says EMA too."""
+    if place is None:
+        return None, []
+    tensors = {name: value for name, value in place.entries.items() if isinstance(value, leaves)}
+    found, notes = by_plain_name(tensors)
+    others = {name: value for name, value in place.entries.items() if name not in tensors}
+    return place._replace(entries={**found, **others}), notes
 
 
 _of_layout = lru_cache(maxsize=64)(_of_root)  # files of one layout have one meaning

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from belay_cli.checkpoints.averages import ema_by_name
-from belay_cli.checkpoints.directory import STANDARD_STEMS, WeightSet, choose_weights, variants_left_out, weight_sets
+from belay_cli.checkpoints.directory import (
+    STANDARD_STEMS,
+    WeightSet,
+    choose_weights,
+    is_ema_set,
+    passed_over,
+    weight_sets,
+)
 from belay_cli.checkpoints.meaning import understand
 from belay_cli.checkpoints.ranks import refuse_parts_in, whole_alone
 from belay_cli.checkpoints.weights import Opening, Weights
@@ -49,14 +56,14 @@ def read_directory(directory: AnyPath, opening: Opening) -> Weights:
         if recognise(entries - whole_alone(entries)):
             raise no_weights(directory)  # rank files, which would be taken for several models
         refuse_parts_in(directory, entries)
-    chosen = choose_weights(directory)
+    chosen = choose_weights(directory, opening.source)
     if chosen is None:
         raise no_weights(directory)
     with _in_place_of_no_weights(chosen.entry), _read_set(chosen) as contents:
         stem = _STEMS.get(chosen.stem, chosen.stem)
-        named_ema = _named_ema(directory, chosen.stem, opening)
+        named_ema = _named_ema(directory, chosen.stem, opening, beside=is_ema_set(chosen))
         weights = understand(contents, opening, stem=stem, directory=directory, named_ema=named_ema)
-    return replace(weights, notes=(*variants_left_out(chosen, sets), *weights.notes))
+    return replace(weights, notes=(*passed_over(chosen, sets), *weights.notes))
 
 
 @contextlib.contextmanager
@@ -86,14 +93,17 @@ def _read_set(chosen: WeightSet) -> Iterator[Contents]:
         yield contents
 
 
-def _named_ema(directory: AnyPath, stem: str, opening: Opening) -> str | None:
+def _named_ema(directory: AnyPath, stem: str, opening: Opening, *, beside: bool = False) -> str | None:
     """What in the names says that the weights are an EMA: NeMo's `-EMA.ckpt`, diffusers' `unet_ema/`.
 
-    That of the directory counts for weights that lie in it under a name that says nothing.
+    That of the directory counts for weights that lie in it under a name that says nothing. beside: whether something
+    that lies beside them says it.
     """
     if opening.allow_averages and opening.source != "ema":
         return None
     if ema_by_name(stem):
         return "by the name of the file"
+    if beside:
+        return "by what lies beside it"
     says_nothing = stem in ("", *STANDARD_STEMS)
     return "by the name of its directory" if says_nothing and ema_by_name(directory.absolute().name) else None

@@ -20,13 +20,20 @@ from belay_cli.formats.text import listed, short
 KEYS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 _WRAPPER = "app"  # of DCP's applications: a Stateful that saves model and optimizer together
 
-_NO_WEIGHTS = re.compile(
-    r"optim|sched|rng|random|scaler|callback|loops?$|hyper|config|args|averaging_state|loss|metric"
-    r"|train(er)?_state|data_?loader|(^|_)sampler",
+# Words of keys under which trainers keep what is no model: whole words, for an upscaler is one.
+_STATE = re.compile(
+    r"(?:.*[-_. ])?(?:optim\w*|sched\w*|lr_?sched\w*|rng|rngs|random|(?:grad_?)?scaler|amp|callbacks?|loops?|hparams"
+    r"|hyper_?param\w*|config|cfg|args|averaging|train(?:er)?_state|data_?loaders?|sampler|ds_config)(?:[-_. ].*)?",
     re.IGNORECASE,
 )
+# Under these a trainer keeps numbers, and some models a part of theirs.
+_NUMBERS = re.compile(r"(?:.*[-_. ])?(?:loss(?:es)?|metrics?|stats|history|results?)(?:[-_. ].*)?", re.IGNORECASE)
 # Names of single tensors that trainers keep at the top: they are no weights of a model.
-_RECORDS = re.compile(r"(.*_)?(epochs?|iter(ation)?s?(_num)?|steps?|best_\w+|lr|decay|num_updates)", re.IGNORECASE)
+_RECORDS = re.compile(
+    r"(?:cur(?:rent)?_?|global_?|total_?)?(?:epochs?|iter(?:ation)?s?(?:_num)?|steps?)|best_\w+|lr|(?:ema_)?decay"
+    r"|num_updates",
+    re.IGNORECASE,
+)
 
 _MOST_DEEP = 3  # keys in a row that lead to weights
 _SAVE = "save the weights by themselves: torch.save(model.state_dict(), path)"
@@ -101,8 +108,14 @@ class _Search:
             others += [place.key for place in emas]
             emas = []  # which of them is not asked
         unusual = others if not all(self._is_usual(place) for place in raws) or not raws else []
-        if len(raws) > 1 or len(emas) > 1 or not (raws or emas) or (unusual and source != "ema"):
+        if not raws and self._has_weights_at_the_top():
             raise self._unclear(None)
+        elsewhere, formless = self._other_emas((*raws, *emas))
+        if source == "ema" and not emas and (elsewhere or formless):
+            raise _no_usual_ema(elsewhere, formless)
+        others = list(dict.fromkeys((*others, *elsewhere, *formless)))
+        if len(raws) > 1 or len(emas) > 1 or not (raws or emas) or (unusual and source != "ema"):
+            raise self._unclear(None, source)
         return Found(next(iter(raws), None), next(iter(emas), None), tuple(others), tuple(self._top_notes()))
 
     def under(self, state_key: str) -> Found:
@@ -155,10 +168,9 @@ class _Search:
         tensors = {
             key: value for key, value in self._root.items() if type(key) is str and isinstance(value, self._leaves)
         }
-        tensors = {key: value for key, value in tensors.items() if not _RECORDS.fullmatch(key)}
-        tensors = {key: value for key, value in tensors.items() if not _NO_WEIGHTS.search(key)}
+        tensors = {key: value for key, value in tensors.items() if "." in key or not _is_trainers(key)}
         clear = all(
-            _NO_WEIGHTS.search(str(key)) or _is_ema_key(key) or not holds_tensors(value, self._leaves)
+            _is_trainers(str(key)) or _is_ema_key(key) or not holds_tensors(value, self._leaves)
             for key, value in self._root.items()
             if isinstance(value, CONTAINERS) and not isinstance(value, self._leaves)
         )
@@ -178,7 +190,7 @@ class _Search:
     def _top_notes(self) -> Iterator[str]:
         """About tensors at the top, beside the key of the weights."""
         tensors = [key for key, value in self._root.items() if type(key) is str and isinstance(value, self._leaves)]
-        left = [key for key in tensors if not _RECORDS.fullmatch(key) and not _NO_WEIGHTS.search(key)]
+        left = [key for key in tensors if not _is_trainers(key)]
         if left:
             yield f"leaves out what lies at the top, under no key of weights: {listed(left)}"
 
@@ -196,24 +208,68 @@ class _Search:
             inner = [name for name in (*KEYS, "shadow") if self._is_state_dict(value.get(name))]
             yield from (Place(f"{prefix}{key}.{name}", value[name]) for name in inner)
 
-    def _unclear(self, state_key: str | None) -> NoWeights:
+    def _has_weights_at_the_top(self) -> bool:
+        entries = self._root.items()
+        return any(isinstance(v, self._leaves) and type(k) is str and not _is_trainers(k) for k, v in entries)
+
+    def _other_emas(self, known: Iterable[Place]) -> tuple[list[str], list[str]]:
+        """Keys of EMAs elsewhere, joined by dots: of state dicts, and of what holds tensors in another form."""
+        taken = {id(place.entries) for place in known}
+        state_dicts: list[str] = []
+        others: list[str] = []
+        level: list[tuple[str, bool, dict[Any, Any]]] = [("", False, self._root)]
+        for _ in range(_MOST_DEEP):
+            deeper = []
+            for prefix, inside, mapping in level:
+                for key, value in mapping.items():
+                    said = inside or (type(key) is str and says_ema(key))
+                    if not isinstance(value, dict) or type(key) is not str or id(value) in taken:
+                        continue
+                    taken.add(id(value))
+                    if self._is_state_dict(value):
+                        state_dicts += [prefix + key] if said else []
+                    elif (
+                        said
+                        and holds_tensors(value, self._leaves)
+                        and not any(map(self._is_state_dict, value.values()))
+                    ):
+                        others.append(prefix + key)
+                    else:
+                        deeper.append((f"{prefix}{key}.", said, value))
+            level = deeper
+        return state_dicts, others
+
+    def _has_no_names(self, value: dict[Any, Any]) -> bool:
+        """Whether tensors lie in a dict, and in no state dict that is in it."""
+        return holds_tensors(value, self._leaves) and not any(map(self._is_state_dict, value.values()))
+
+    def _unclear(self, state_key: str | None, source: str | None = None) -> NoWeights:
         names = self._keys()
+        if state_key is None and names and self._has_weights_at_the_top():
+            what = f"holds weights at the top and under {listed(names)}, and other tensors beside them"
+            return NoWeights(what, hint=f"say which: --state-key {listed(names[:1])}; or {_SAVE}")
         missed = f"holds no state dict under {short(state_key)}" if state_key is not None else None
         if names:
             emas = [name for name in names if says_ema(name)]
             raws = [name for name in names if name not in emas]
+            wanted = emas if source == "ema" else raws
             what = missed or "holds several state dicts"
             if missed is None and len(names) == 1:
                 what = "holds no state dict under a usual key"
             where = f"weights lie under {listed(names)}"
             if missed is None and raws and len(emas) == 1:
                 where = f"{listed(raws)}, and an EMA {listed(emas)}"
-            return NoWeights(f"{what}: {where}", hint=f"say which: --state-key {listed((raws or names)[:1])}")
+            return NoWeights(f"{what}: {where}", hint=f"say which: --state-key {listed((wanted or names)[:1])}")
         if self._is_state_dict(self._root):
             return NoWeights(f"{missed}: it is one itself", hint="leave --state-key out")
         keys = listed([key for key in self._root if type(key) is str])
         what = f"holds no state dict; its keys are: {keys}" if keys else "holds no state dict"
         return NoWeights(what, hint=_SAVE)
+
+    def _may_be_model(self, key: str, value: dict[Any, Any]) -> bool:
+        """Whether tensors under a key are more than numbers, where it is one of those under which numbers lie."""
+        tensors = (leaf for leaf in value.values() if isinstance(leaf, self._leaves))
+        return not _NUMBERS.fullmatch(key) or any(getattr(leaf, "shape", (1,)) for leaf in tensors)
 
     def _keys(self) -> list[str]:
         """The keys, joined by dots, under which state dicts lie, those of optimizers and the like left out."""
@@ -227,16 +283,29 @@ class _Search:
                     if not isinstance(value, dict) or id(value) in seen or type(key) is not str:
                         continue
                     seen.add(id(value))
-                    if self._is_state_dict(value) and not _NO_WEIGHTS.search(key):
+                    if self._is_state_dict(value) and not _STATE.fullmatch(key) and self._may_be_model(key, value):
                         found.append(prefix + key)
-                    elif not _NO_WEIGHTS.search(key) and "param_groups" not in value:
+                    elif not _STATE.fullmatch(key) and "param_groups" not in value:
                         deeper.append((f"{prefix}{key}.", value))
             level = deeper
         return found
 
 
+def _no_usual_ema(state_dicts: list[str], formless: list[str]) -> NoWeights:
+    if state_dicts:
+        what = f"holds no EMA under a usual key; one lies under {listed(state_dicts)}"
+        return NoWeights(what, hint=f"say which: --state-key {listed(state_dicts[:1])}")
+    what = f"holds an EMA under {listed(formless)} that is no state dict: its tensors have no names"
+    return NoWeights(what, hint="save the EMA's state dict by itself, or leave --source out")
+
+
 def _is_ema_key(key: Any) -> bool:
-    return type(key) is str and says_ema(key) and _NO_WEIGHTS.search(key) is None
+    return type(key) is str and says_ema(key) and _STATE.fullmatch(key) is None
+
+
+def _is_trainers(key: str) -> bool:
+    """Whether a key at the top is that of a trainer's own state, or of a number that it records."""
+    return _STATE.fullmatch(key) is not None or _RECORDS.fullmatch(key) is not None
 
 
 def _descend(value: Any, parts: list[str]) -> Any:

@@ -17,13 +17,15 @@ class Opening:
 
     `subfolder`: which model of several in a directory; `state_key`: where in a checkpoint the state dict lies, its
     parts joined by dots; `source`: `raw` or `ema`, where a checkpoint holds both; `allow_averages`: whether weights
-    that are an average by the name of their file are taken like any others.
+    that are an average by the name of their file are taken like any others; `as_it_is`: whether the names in a
+    safetensors file are taken as they stand, which is right for what belay wrote.
     """
 
     subfolder: str | None = None
     state_key: str | None = None
     source: str | None = None
     allow_averages: bool = False
+    as_it_is: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,6 +145,7 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     problems: list[BelayError] = []
     paths, notes = find_paths(arguments, given=selection.order == "given")
     opened = distinct([c for path in paths if (c := _try_to_open(path, selection, problems))], notes)
+    notes += dict.fromkeys(note for checkpoint in opened for note in checkpoint.notes)
     ordered, unit = opened, "checkpoint"
     try:
         ordered, unit = order_checkpoints(opened, selection, notes)

@@ -94,8 +94,10 @@ def edited_config(series: Series, rank: int | None, copies: Sequence[str]) -> di
 
     Raises UsageError where more than that file depends on the rank, or it does not go with the output.
     """
-    if rank is None or is_linear(series.last):
+    if rank is None:
         return {}
+    if is_linear(series.last):
+        raise UsageError("--lora-rank is for LoRA, and these adapters are of another kind", hint="leave it out")
     last = series.last
     # What sd-scripts tells of a training is read by nobody: loaders take the rank and alpha from the tensors.
     elsewhere = [key for key in metadata_scales(last) if not key.startswith("ss_")]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.companions import Companions, companions, companions_above
 from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.metadata import agreed_metadata
@@ -46,7 +47,9 @@ def make_plan(
     if not rules or len(rules) != len(outputs):
         raise UsageError(f"{len(rules)} rules need as many outputs, not {len(outputs)}")
     policies, notes = without_tied(options.policies, series)
-    options, series = replace(options, policies=policies), replace(series, notes=(*series.notes, *notes))
+    checkpoints = untied(series.checkpoints, policies.action)
+    options = replace(options, policies=policies)
+    series = replace(series, notes=(*series.notes, *notes), checkpoints=checkpoints)
     found = _all_tensors(series)
     _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
@@ -81,7 +84,7 @@ def make_plan(
 def _check_tensors(series: Series, policies: Policies, found: Mapping[str, Tensor]) -> None:
     for checkpoint in series.checkpoints:
         refuse_unreadable(checkpoint.path, checkpoint.weights.unreadable, policies.drops)
-    policies.check(found.values(), [name for c in series.checkpoints for name in c.weights.unreadable])
+    policies.check(found.values(), _other_names(series))
     refuse_packed(policies, found, series.last.directory)
     if error := first_difference(series.checkpoints, policies.exempts):
         raise error
@@ -141,6 +144,12 @@ def _plan_buffers(series: Series, options: PlanOptions, tensors: Iterable[Planne
         max_memory=parse_size(options.max_memory or DEFAULT_MAX_MEMORY, "--max-memory"),
         chunk=options.chunk or (_REMOTE_CHUNK if remote else None),
     )
+
+
+def _other_names(series: Series) -> list[str]:
+    """Names that options may speak of, beside those of tensors: what cannot be read, and second names."""
+    weights = [checkpoint.weights for checkpoint in series.checkpoints]
+    return [name for found in weights for name in (*found.unreadable, *found.aliases)]
 
 
 def _all_tensors(series: Series) -> dict[str, Tensor]:

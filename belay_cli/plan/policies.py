@@ -51,16 +51,16 @@ class Policies:
         """Whether the tensor need not be in every checkpoint, because a person decided what becomes of it."""
         return _matches(name, self.drop) or _matches(name, self.last)
 
-    def check(self, tensors: Iterable[Tensor], unreadable: Iterable[str] = ()) -> None:
+    def check(self, tensors: Iterable[Tensor], others: Iterable[str] = ()) -> None:
         """Raise UsageError for a glob that matches no tensor, SeriesError for a dtype that nobody decided about.
 
-        unreadable: names of tensors that are no plain arrays, which are there to be dropped.
+        others: names that are none of these tensors', of what is no plain array or of a tensor with several names.
         """
-        tensors, unreadable = list(tensors), list(unreadable)
+        tensors, others = list(tensors), list(others)
         for option, globs in ((AVERAGE, self.average), (LAST, self.last), (DROP, self.drop)):
             for pattern in globs:
                 matched = [tensor for tensor in tensors if fnmatchcase(tensor.name, pattern)]
-                if not matched and not any(fnmatchcase(name, pattern) for name in unreadable):
+                if not matched and not any(fnmatchcase(name, pattern) for name in others):
                     raise UsageError(
                         f"--{option} '{pattern}' matches no tensor", hint="belay inspect --tensors lists them"
                     )

@@ -15,6 +15,7 @@ from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.formats import SUFFIX
 from belay_cli.formats.safetensors import WeightFile, read_header
+from belay_cli.formats.shards import is_shard
 from belay_cli.provenance import DOCUMENT, LOCAL
 from belay_cli.storage.files import is_plain_name, is_remote
 from belay_cli.storage.json_file import read_json
@@ -60,6 +61,12 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
     if not parent.is_dir():
         raise OutputError(
             "cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {shlex.quote(str(parent))}"
+        )
+    if is_file and is_shard(path):
+        raise OutputError(
+            "is the name of one shard of several",
+            file=path,
+            hint="write it under a name of its own: -o average.safetensors",
         )
     if not is_file and path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         raise OutputError("is not a name for safetensors", file=path, hint=f"-o {path.stem}.safetensors")

@@ -109,6 +109,65 @@ FLAT: dict[str, Layout] = {
         ),
         ("without ema_model.*", "ema_model.*"),
     ),
+    **_both(
+        "an EMA in a wrapper",
+        lambda n: under("model.", model(n)) | under("model_ema.module.", model(n, "ema")),
+        ("without model_ema.*", "model_ema.*"),
+        names="model.",
+    ),
+    **_both(
+        "a compiled model and its AveragedModel",
+        lambda n: (
+            under("model._orig_mod.", model(n))
+            | under("swa_model.module.", model(n, "ema"))
+            | {"swa_model.n_averaged": torch.tensor(n)}
+        ),
+        ("without swa_model.*", "swa_model.*"),
+        names="model.",
+    ),
+    **_both(
+        "an EMA beside a wrapped model",
+        lambda n: under("_orig_mod.", model(n)) | under("ema.", model(n, "ema")),
+        ("without ema.*", "ema.*"),
+    ),
+    **_both(
+        "an EMA under the same wrapper",
+        lambda n: under("module.", model(n)) | under("module.ema.", model(n, "ema")),
+        ("without ema.*", "ema.*"),
+    ),
+    **_both(
+        "ema-pytorch inside a module",
+        lambda n: (
+            under("net.", model(n)) | under("ema.online_model.", model(n)) | under("ema.ema_model.", model(n, "ema"))
+        ),
+        ("without ema.*", "ema.*"),
+        names="net.",
+    ),
+    **_both(
+        "an EMA further in",
+        lambda n: under("diffusion.model.", model(n)) | under("diffusion.ema.", model(n, "ema")),
+        ("without diffusion.ema.*", "diffusion.ema.*"),
+        names="diffusion.model.",
+    ),
+    "two EMAs": Layout(
+        lambda n: model(n) | under("ema_fast.", model(n, "ema")) | under("ema_slow.", model(n, "other")),
+        "holds several EMAs of the same weights (ema_fast.*, ema_slow.*)",
+        {"source": "ema"},
+    ),
+    "two EMAs, one by its prefix": Layout(
+        lambda n: model(n) | under("ema_fast.", model(n, "ema")) | under("ema_slow.", model(n, "other")),
+        ema,
+        {"state_key": "ema_fast"},
+    ),
+    "what only the EMA has": Layout(
+        lambda n: model(n) | under("ema.", model(n, "ema")) | {"ema.extra": torch.full((2,), float(n))},
+        lambda n: model(n, "ema") | {"extra": torch.full((2,), float(n))},
+        {"source": "ema"},
+    ),
+    "only an AveragedModel under DataParallel": Layout(
+        lambda n: under("module.module.", model(n, "ema")) | {"module.n_averaged": torch.tensor(n)},
+        "holds only an average of weights (with n_averaged)",
+    ),
     "AveragedModel": Layout(
         lambda n: under("module.", model(n, "ema")) | {"n_averaged": torch.tensor(n)},
         "holds only an average of weights (with n_averaged)",
@@ -190,6 +249,32 @@ NESTED: dict[str, Layout] = {
     ),
     "weights at the top, an EMA under a key, raw": Layout(
         lambda n: model(n) | {"ema": model(n, "ema")}, raw, {"source": "raw"}
+    ),
+    "weights whose names hold a trainer's words, at the top": Layout(
+        lambda n: under("upscaler.0.", model(n)) | {"att.time_decay": torch.ones(2), "optimizer": optimizer()},
+        lambda n: under("upscaler.0.", model(n)) | {"att.time_decay": torch.ones(2)},
+    ),
+    "an upscaler": Layout(
+        lambda n: {"upscaler": model(n), "optimizer": optimizer()},
+        "holds no state dict under a usual key: weights lie under upscaler",
+    ),
+    "an EMA without the buffers": Layout(
+        lambda n: {"model": model(n) | {"mean": torch.full((2,), float(n))}, "ema": model(n, "ema")},
+        lambda n: model(n, "ema") | {"mean": torch.full((2,), float(n))},
+        {"source": "ema"},
+    ),
+    "an EMA deeper": Layout(
+        lambda n: {"model": model(n), "extra_state": {"ema": model(n, "ema")}},
+        "holds no EMA under a usual key; one lies under extra_state.ema",
+        {"source": "ema"},
+    ),
+    "an EMA deeper, by its key": Layout(
+        lambda n: {"model": model(n), "extra_state": {"ema": model(n, "ema")}}, ema, {"state_key": "extra_state.ema"}
+    ),
+    "an EMA without names": Layout(
+        lambda n: {"model": model(n), "ema": {"shadow_params": list(model(n, "ema").values())}},
+        "holds ",  # in DCP the places in a list are keys
+        {"source": "ema"},
     ),
     "nothing but an optimizer": Layout(lambda n: {"optimizer": optimizer()}, "holds no state dict; its keys are"),
 }  # fmt: skip

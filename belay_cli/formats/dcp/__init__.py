@@ -7,19 +7,17 @@ piece lies. A piece is a file of torch.save by itself, so its bytes are found as
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from belay_cli.errors import CheckpointError
-from belay_cli.formats.contents import Contents, Layout, Places, Tensor
+from belay_cli.formats.contents import Contents, Layout, Places
 from belay_cli.formats.dcp.metadata import Metadata, read_metadata
 from belay_cli.formats.dcp.piece_reader import PieceReader, Place
-from belay_cli.formats.dcp.tensors import DcpTensor, find_places, read_tensor
+from belay_cli.formats.dcp.tensors import Found, find_places, read_tensor
 from belay_cli.formats.dcp.tree import DcpLeaf, tree
-from belay_cli.formats.dtypes import DTYPES
 from belay_cli.formats.text import short
 from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, open_file, open_files
 
@@ -93,24 +91,19 @@ def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: Metadata
     opened = _opened(file, directory, read, places)
     reader = PieceReader(opened)
 
-    def one(name: str) -> DcpTensor | str:
+    def one(name: str) -> Found | str:
         fqn = wanted[name]
-        return read_tensor(file, fqn, metadata.entries[fqn], places.get(fqn, {}), reader)
+        return read_tensor(file, name, fqn, metadata.entries[fqn], places.get(fqn, {}), reader)
 
     with ThreadPoolExecutor(READERS) as readers:
         found = dict(zip(wanted, readers.map(one, wanted), strict=True))
-    read_ones = {name: tensor for name, tensor in found.items() if isinstance(tensor, DcpTensor)}
+    whole = {name: tensor for name, tensor in found.items() if isinstance(tensor, Found)}
     return Places(
         (file, *(stored for stored, _ in opened.values())),
-        {name: _tensor(name, tensor) for name, tensor in read_ones.items()},
-        {name: tensor.stored for name, tensor in read_ones.items()},
+        {name: tensor.tensor for name, tensor in whole.items()},
+        {name: tensor.stored for name, tensor in whole.items()},
         {name: what for name, what in found.items() if isinstance(what, str)},
     )
-
-
-def _tensor(name: str, tensor: DcpTensor) -> Tensor:
-    nbytes = math.prod(tensor.shape) * DTYPES[tensor.dtype].bits // 8
-    return Tensor(name, tensor.dtype, tensor.shape, 0, nbytes)
 
 
 def _opened(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from belay_cli.errors import CheckpointError
+from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dcp.metadata import Properties, Record, field, lie
 from belay_cli.formats.dcp.piece_reader import PieceReader, Place
 from belay_cli.formats.dtypes import DTYPES, Dtype
@@ -29,11 +31,10 @@ def _dtypes() -> list[tuple[Any, str, Dtype]]:
 _DTYPES = _dtypes()
 
 
-class DcpTensor(NamedTuple):
-    """A tensor that was saved; dtype by its safetensors code."""
+class Found(NamedTuple):
+    """A tensor by the name that it is to have, and where it lies."""
 
-    dtype: str
-    shape: tuple[int, ...]
+    tensor: Tensor
     stored: Stored | StoredPieces
 
 
@@ -81,14 +82,16 @@ def _shown(value: Any) -> str:
 
 def read_tensor(
     file: StoredFile,
+    name: str,
     fqn: str,
     entry: Record,
     places: Mapping[tuple[int, ...], Place],
     reader: PieceReader,
-) -> DcpTensor | str:
+) -> Found | str:
     """A tensor, checked against the header of each of its pieces, or in words what it is if it is no plain array.
 
-    file: `.metadata`; entry and places: what it says of the tensor `fqn`. Raises CheckpointError.
+    file: `.metadata`; name: what it is to be called; entry and places: what the file says of the tensor `fqn`. Raises
+    CheckpointError.
     """
     found = _dtype(field(file, entry, "properties", fqn))
     if isinstance(found, str):
@@ -109,9 +112,8 @@ def read_tensor(
         if starts not in places:
             raise lie(file, f"a piece of {short(fqn)} is nowhere", fqn)
         pieces.append(reader.piece(fqn, (torch_name, dtype), starts, sizes, places[starts]))
-    if not pieces:
-        return DcpTensor(dtype.code, shape, Stored(file, 0))
-    return DcpTensor(dtype.code, shape, simplest(shape, dtype.bits // 8, pieces))
+    tensor = Tensor(name, dtype.code, shape, 0, math.prod(shape) * dtype.bits // 8)
+    return Found(tensor, simplest(shape, dtype.bits // 8, pieces) if pieces else Stored(file, 0))
 
 
 def _box(file: StoredFile, fqn: str, chunk: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
