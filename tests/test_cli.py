@@ -611,10 +611,10 @@ def test_checkpoints_without_steps_are_counted_and_that_is_said(tmp_path, belay)
 
 def test_many_sets_of_weights_are_not_all_listed(tmp_path, belay):
     for i in range(50):
-        torch.save({"w": torch.ones(2)}, tmp_path / f"part{i:02}.pt")
+        torch.save({"w": torch.ones(2)}, tmp_path / f"net{chr(97 + i // 26)}{chr(97 + i % 26)}.pt")
     ran = belay("plan", tmp_path)
     assert ran.code == 1
     assert ran.err == (
-        f"belay: {tmp_path}: holds 50 sets of weights: part00.pt, part01.pt, part02.pt …\n"
+        f"belay: {tmp_path}: holds 50 sets of weights: netaa.pt, netab.pt, netac.pt …\n"
         f"       give the files themselves as arguments: {tmp_path}/*.pt\n"
     )

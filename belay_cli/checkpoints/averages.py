@@ -40,6 +40,9 @@ _AVERAGES = (
     _named(r"avg_?\d+(?:[-_.].*)?", "an average of WeNet"),
     # torch.optim.swa_utils and Lightning's StochasticWeightAveraging, as scripts name them: swa_model, net-swa.
     _named(r"swa(?:[-_.\d].*)?|.*[-_.]swa[-_.]?\d*", "an average of stochastic weight averaging"),
+    # Written in one word: AveragedModel (torch.optim.swa_utils), Polyak's averages.
+    _named(r"(?:.*[-_.])?(?:averaged?|avg)(?:model|weights|net)(?:[-_.\d].*)?", "an average of checkpoints"),
+    _named(r"(?:.*[-_.])?polyak(?:[-_.\d].*)?", "an average of Polyak's kind"),
     # Model soups: greedy_soup.pt, model_soup.safetensors.
     _named(r"(?:.*[-_.])?soup(?:[-_.].*)?", "a soup of models"),
     # fairseq/scripts/average_checkpoints.py, timm's avg_checkpoints.py (averaged.pth), belay-average and the like.
@@ -52,16 +55,29 @@ _AVERAGES = (
 
 _LEAVE_OUT = "leave it out, or say --allow-averages"
 
+# An average of scores: avg_train_loss_0.3, mAP_avg_0.8, loss_moving_avg=0.80.
+_SCORED = re.compile(r"(?<![a-z])(?:avg|average|ave)(?![a-z])[-_=a-z0-9]{0,40}?[-_=]-?\d*\.\d", re.IGNORECASE)
+
+# Names of directories that say it of all that lies in them; a run may be called after the EMA that it trains with.
+_FOLDER = r"(?:weights|model|checkpoints?|ckpts?)"
+_OF_EMAS = re.compile(rf"ema|{_FOLDER}[-_]ema|ema[-_]{_FOLDER}", re.IGNORECASE)
+_OF_AVERAGES = re.compile(
+    rf"swa|averaged?|averages|{_FOLDER}[-_](?:swa|averaged?|avg)|(?:swa|averaged?|avg)[-_]{_FOLDER}", re.IGNORECASE
+)
+
 # `ema` as a word: not in schema, cinema or gemma. EDM2 names its power function EMAs phema.
-_EMA = re.compile(r"(?:^|[^a-z])(?:ph)?ema(?:[-_]?only)?(?=$|[^a-z])", re.IGNORECASE)
-_CAMEL = re.compile(r"(?<=[a-z])(?:EMA|Ema)(?![A-Za-z])")
+_EMA = re.compile(r"(?:^|[^a-z])(?:ph)?ema(?:[-_]?(?:only|model|weights|net))?(?=$|[^a-z])", re.IGNORECASE)
+_CAMEL = re.compile(r"(?<=[a-z])(?:EMA|Ema)(?![A-Za-z])|(?:EMA|Ema)(?=Model|Weights|Net)")
 _NOT_EMA = re.compile(r"(?:^|[^a-z])(?:no|non|not|without|wo|pre|before)[-_]?ema(?=$|[^a-z])", re.IGNORECASE)
 _LONGEST = 300  # letters of a name that are looked at: no file system has longer ones
 
 
 def average_by_name(stem: str) -> str | None:
     """What a file's stem says that its weights are, if that is an average and no EMA: `an average of icefall`."""
-    return next((known.what for known in _AVERAGES if known.stem.fullmatch(stem[-_LONGEST:])), None)
+    name = stem[-_LONGEST:]
+    if _SCORED.search(name):
+        return None
+    return next((known.what for known in _AVERAGES if known.stem.fullmatch(name)), None)
 
 
 def ema_by_name(stem: str) -> str | None:
@@ -71,9 +87,17 @@ def ema_by_name(stem: str) -> str | None:
     return "an EMA by its name" if said else None
 
 
+def holds_emas(directory: AnyPath) -> bool:
+    """Whether a directory is one of EMAs by its whole name: `ema`, `ema_weights`."""
+    return _OF_EMAS.fullmatch(directory.absolute().name) is not None
+
+
 def refuse_average_by_name(path: AnyPath) -> None:
-    """Raise SeriesError for a checkpoint that is an average of others by its own name."""
+    """Raise SeriesError for a checkpoint that is an average of others, by its own name or its directory's."""
     what = average_by_name(path.name if path.is_dir() else stem_of(path.name))
+    above = path.absolute().parent
+    if what is None and _OF_AVERAGES.fullmatch(above.name):
+        raise SeriesError(f"is an average, by the name of its directory, {above.name}", file=path, hint=_LEAVE_OUT)
     if what is not None:
         raise SeriesError(f"is {what}, by its name", file=path, hint=_LEAVE_OUT)
 

@@ -25,7 +25,7 @@ class Checkpoint:
     """A checkpoint known from its headers.
 
     `name` identifies it to people (never the path that was typed). `step_from` says where the step comes from, in
-    words.
+    words; `step_is_recorded` that it is not its name alone that states it.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Checkpoint:
     step: int | None
     notes: tuple[str, ...] = ()
     step_from: str = ""
+    step_is_recorded: bool = False
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -116,7 +117,7 @@ def _checkpoint(
     name: str, path: AnyPath, weights: Weights, step: Recorded | None, notes: tuple[str, ...]
 ) -> Checkpoint:
     known, where = (step.step, step.where) if step else (None, "")
-    return Checkpoint(_as_text(name), path, weights, known, notes, where)
+    return Checkpoint(_as_text(name), path, weights, known, notes, where, step is not None and not step.by_name)
 
 
 def _named(path: AnyPath, own: str, shown: str, *, is_file: bool) -> tuple[str, str]:

@@ -46,10 +46,11 @@ class WeightSet:
 def weight_sets(directory: AnyPath) -> list[WeightSet]:
     """Every set of weights that lies in the directory itself, in name order: safetensors, or else torch files."""
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    return _sets(directory, names, (SUFFIX,)) or _torch_sets(directory)
+    return _sets(directory, names, (SUFFIX,)) or torch_sets(directory)
 
 
-def _torch_sets(directory: AnyPath) -> list[WeightSet]:
+def torch_sets(directory: AnyPath) -> list[WeightSet]:
+    """Every set of weights in torch files that lies in the directory itself, in name order."""
     names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     return _sets(directory, [name for name in names if not STATE.fullmatch(name)], TORCH_SUFFIXES)
 
@@ -120,7 +121,7 @@ _NON_EMA = ".non_ema"  # latent diffusion releases: the plain name is the EMA's 
 def _of_source(directory: AnyPath, sets: list[WeightSet], source: str | None) -> list[WeightSet]:
     """The sets of raw weights, or those of an EMA."""
     if source == "ema" and not any(is_ema_set(s) for s in sets):
-        sets = [*sets, *_torch_sets(directory)] if sets and sets[0].suffix == SUFFIX else sets
+        sets = [*sets, *torch_sets(directory)] if sets and sets[0].suffix == SUFFIX else sets
     emas = [s for s in sets if is_ema_set(s)]
     raws = [s for s in sets if s not in emas]
     if not emas or not raws:
@@ -161,6 +162,13 @@ def find_weights(directory: AnyPath, opening: Opening) -> tuple[AnyPath, list[st
         return directory, []
     found = holders(directory)
     raw = [entry for entry in found if not ema_by_name(entry.name)]
+    raw = found if opening.allow_averages and not raw else raw
+    if found and not raw and opening.source is None and not opening.allow_averages:
+        raise CheckpointError(
+            f"holds only an EMA of weights, in {found[0].name}",
+            file=directory,
+            hint="leave it out, or average EMAs on purpose: --source ema",
+        )
     if opening.source == "ema" and raw != found:
         raw = [entry for entry in found if entry not in raw]
     refuse_parts_in(directory, [entry.name for entry in raw])

@@ -40,9 +40,9 @@ Shape: TypeAlias = tuple[tuple[Kind, str], ...]
 _YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 _MONTHS = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _CLOCK = r"(?:[01]\d|2[0-3])[-_:.h]?[0-5]\d(?:[-_:.m]?[0-5]\d(?:[.,]\d{1,9})?)?(?!\d)"
-_TIMES = rf"(?:[-_T. ]{_CLOCK}Z?)?"
+_TIMES = rf"(?:[-_T. +]{_CLOCK}(?:Z|\+\d\d(?!\d))?)?"
 _DATED = rf"{_YEAR}(?P<dash>[-_.]){_MONTH}(?P=dash){_DAY}(?!\d)"
-_END = r"(?![0-9A-Za-z])(?!\.\d)"
+_END = r"(?![0-9A-Za-z])(?!\.\d)(?![,']\d)"
 _WORDED = rf"\d{{1,3}}(?:_\d{{3}})+{_END}|\d+(?:\.\d+)?(?:[kKmM]|[eE]\+?\d{{1,2}})?{_END}"
 
 # In the order in which they are tried at each place of a name.
@@ -56,7 +56,7 @@ _PIECE = re.compile(
   | (?P<date>(?<!\d)(?:{_DATED}{_TIMES}|{_YEAR}{_MONTH}{_DAY}(?:[-_T]?{_CLOCK}Z?|(?!\d)))
       | (?<![\d.]){_DAY}(?P<dot>[-_.]){_DAY}(?P=dot){_YEAR}(?!\d){_TIMES}
       | (?<![A-Za-z])(?:{_MONTHS}[-_]?{_DAY}(?!\d)|(?<!\d)\d{{1,2}}[-_]?{_MONTHS}[-_]?{_YEAR}(?!\d)){_TIMES})
-  | (?P<clock>(?<!\d)(?:[01]\d|2[0-3])(?P<colon>[-:])[0-5]\d(?P=colon)[0-5]\d(?!\d))
+  | (?P<clock>(?<!\d)(?:[01]\d|2[0-3])(?:(?P<colon>[-:])[0-5]\d(?P=colon)[0-5]\d|h[0-5]\d(?:m?[0-5]\d)?)(?![0-9A-Za-z]))
   | (?P<version>(?<![A-Za-z])(?:
         (?i:v|ver|version|rev)[-_.]?\d+(?:\.\d+)*(?:[-.]\d{_END})?
       | (?i:sd|sdxl)\d\d?(?!\d))
@@ -64,6 +64,8 @@ _PIECE = re.compile(
   | (?P<part>\d+)(?=[-_]of[-_]\d)
   | (?P<scaled>\d+(?:\.\d+)?[kKM]{_END}|(?<![0-9A-Za-z.])[1-9](?:\.\d+)?[eE]\+?\d{{1,2}}{_END}
       | [1-9]\d{{0,2}}(?:,\d{{3}})+(?!\d))
+  | (?P<told>\d+(?:\.\d+)?[kKmMbBtT])(?=[-_. ]?tok(?:en)?s?(?![a-z]))
+  | (?P<signed>(?<=[=_-])-\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![0-9A-Za-z])|(?<=[=_-])-?(?:nan|inf)(?![0-9A-Za-z]))
   | (?P<size>\d+(?:\.\d+)?[bBmT]{_END})
   | (?P<measure>\d+(?:\.\d+)?[eE]-\d+|\d+\.\d+(?:[eE]\+?\d+)?|(?<=[=_-])\.\d+)
   | (?P<number>\d+)
@@ -74,14 +76,16 @@ _SCALES = {"k": 3, "m": 6, "b": 9, "t": 12}
 
 # Words after which a number tells things apart that are no moments of one run, or is a setting of the run.
 _SETTINGS = re.compile(
-    "seed|fold|run|exp|experiment|trial|expert|layer|fp|bf|int|bit|bits|bs|lr|wd|dim|size|alpha|seq|len|ctx|of"
+    "[a-z]*(?:seed|fold)|run|exp|experiment|trial|expert|layer|fp|bf|int|bit|bits|bs|lr|wd|dim|size|alpha|seq|len|ctx|of"
+    "|client|site|replica|split|cv|head|agent"
 )
 _SCORES = re.compile(
-    "loss|acc|accuracy|err|error|ppl|perplexity|bleu|rouge|wer|cer|map|miou|iou|auc|psnr|ssim|fid|kid"
-    "|reward|score|lpips|mae|mse|rmse|dice"
+    "[a-z]*(?:loss|acc|accuracy|err|error|score|reward|precision|recall|rate)|ppl|perplexity|bleu|rouge|wer|cer|m?ap"
+    "|miou|iou|auc|auroc|psnr|ssim|fid|kid|lpips|mae|mse|rmse|dice|rew|returns?|elo|success"
 )
 # Words after which a number says which part of one checkpoint this is.
 _RANKS = re.compile("rank|tp|pp|mp|dp|shard|part|worker|gpu|device|process")
+_COUNTED_OF = re.compile("epochs?|ep|steps?|iters?|iterations?|rounds?|stages?|days?")
 _LAST_WORD = re.compile(r"([A-Za-z]+)([^A-Za-z0-9]*)$")
 _LONGEST_WORD = 40  # letters; bounds the search for the last one
 
@@ -120,8 +124,11 @@ def _add(found: list[Piece], match: re.Match[str]) -> None:
     elif match["date"] is not None or match["clock"] is not None:
         found.append(Piece(Kind.DATE, text, _moment(text)))
     elif match["part"] is not None:
-        found.append(Piece(Kind.RANK, text, _integer(text)))
-    elif match["measure"] is not None:
+        counted = found and _COUNTED_OF.fullmatch(last_word(found[-1])[0])  # an epoch of several
+        found.append(_counted(text) if counted else Piece(Kind.RANK, text, _integer(text)))
+    elif match["told"] is not None:
+        found.append(_counted(text))
+    elif match["measure"] is not None or match["signed"] is not None:
         found.append(Piece(Kind.MEASURE, text))
     else:
         _add_number(found, text)
@@ -130,14 +137,23 @@ def _add(found: list[Piece], match: re.Match[str]) -> None:
 def _add_number(found: list[Piece], text: str) -> None:
     """A number is what the word before it says: a setting is a part of the text."""
     word, between = last_word(found[-1]) if found else ("", "")
-    if _SETTINGS.fullmatch(word):
+    if _SETTINGS.fullmatch(word) or _is_of_a_score(word, between, text):
         _add_text(found, text)
-    elif _SCORES.fullmatch(word):
+    elif _SCORES.fullmatch(word) or (found and _AT.search(found[-1].text[-_LONGEST_WORD:])):
         found.append(Piece(Kind.MEASURE, text))
     elif _RANKS.fullmatch(word) or (word == "consolidated" and between == "."):
         found.append(Piece(Kind.RANK, text, _integer(text)))
     else:
         found.append(_counted(text))
+
+
+# Scores with a number in their names: mAP50, top1, F1, Rouge-2, hits@10. What follows is the score.
+_NUMBERED = re.compile("m?ap|top|f|rouge|hits?|ndcg")
+_AT = re.compile(r"(?<![a-z])(?:m?ap|top|f|rouge|hits?|ndcg)[-@]?\d{1,3}[-_=]$", re.IGNORECASE)
+
+
+def _is_of_a_score(word: str, between: str, text: str) -> bool:
+    return _NUMBERED.fullmatch(word) is not None and between in ("", "@", "-") and len(text) <= 3
 
 
 def last_word(piece: Piece) -> tuple[str, str]:
@@ -178,3 +194,21 @@ def has_number(name: str) -> bool:
 def shape(name: str) -> Shape:
     """What names of one template have in common: their literal text, and the kinds of what stands between."""
     return tuple((piece.kind, piece.text if piece.kind is Kind.TEXT else "") for piece in pieces(name))
+
+
+def amounts(name: str) -> list[Decimal]:
+    """All that a name gives as numbers, whatever they mean, decimals and sizes too."""
+    kinds = (Kind.NUMBER, Kind.MEASURE, Kind.SIZE)
+    found = [_amount(piece) for piece in pieces(name) if piece.kind in kinds]
+    return [amount for amount in found if amount is not None]
+
+
+def _amount(piece: Piece) -> Decimal | None:
+    if piece.value is not None:
+        return Decimal(piece.value)
+    scale = _SCALES.get(piece.text[-1].lower(), 0)
+    try:
+        found = Decimal(piece.text[:-1] if scale else piece.text).scaleb(scale)
+    except ArithmeticError:
+        return None
+    return found if found.is_finite() else None

@@ -14,6 +14,7 @@ _STEP_WORD = re.compile(r"(?:^|[^a-z])(?:global[_-]?)?(?:steps?|iter(?:ation)?s?
 # Words that number what a step may start again in.
 _ROUND_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep|stage|phase|round|cycle)[=_-]?$", re.IGNORECASE)
 _EPOCH_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep)[=_-]?$", re.IGNORECASE)
+_STEP_BEHIND = re.compile(r"[-_](?:steps?|iter(?:ation)?s?)(?:$|[-_].*)", re.IGNORECASE)
 _EPOCH_BEHIND = re.compile(r"[-_]?epochs?$", re.IGNORECASE)
 
 # A whole name of one of these and a number states a step. accelerate's checkpoint_3 counts saves, so `_` does not do.
@@ -35,9 +36,15 @@ def groups_digits(name: str) -> bool | None:
     return None if stated is None or (stated.value or 0) < 1000 else "_" in stated.text
 
 
+def last_thousands(name: str) -> str | None:
+    """The last three digits of a step that is spelled as `9_500` is; None for others."""
+    stated = _stated(name)
+    return stated.text.rpartition("_")[2] if stated is not None and "_" in stated.text else None
+
+
 def _stated(name: str) -> Piece | None:
     found = pieces(name)
-    stated = _after(found, _STEP_WORD)
+    stated = _after(found, _STEP_WORD) or _before(found, _STEP_BEHIND)
     if stated or _is_stepped(found):
         return stated[-1] if stated else found[-1]
     return found[-5] if _is_of_onetrainer(found) else None
@@ -62,6 +69,11 @@ def _is_stepped(found: tuple[Piece, ...]) -> bool:
     return len(found) == 2 and _STEPPED.fullmatch(found[0].text.lower()) is not None
 
 
+def is_round_word(text: str) -> bool:
+    """Whether a text ends in a word that numbers epochs, stages or the like."""
+    return _ROUND_WORD.search(text) is not None
+
+
 def epoch_in_name(name: str) -> int | None:
     """The epoch that a name states, `epoch_3`, `ep3` or `3epoch`, or None; a fraction of one is none."""
     found = pieces(name)
@@ -79,7 +91,31 @@ def rounds_in_name(name: str) -> tuple[int, ...]:
 
 def _after(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
     """The integers that stand behind a word."""
-    return [number for text, number in pairwise(found) if number.kind is Kind.NUMBER and word.search(text.text)]
+    pairs = enumerate(pairwise(found), 2)
+    return [
+        number
+        for after, (text, number) in pairs
+        if number.kind is Kind.NUMBER and word.search(text.text) and _ends(found[after:])
+    ]
+
+
+def _before(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
+    """The integers before a word, as in rl_model_1000_steps."""
+    return [number for number, text in pairwise(found) if number.kind is Kind.NUMBER and word.fullmatch(text.text)]
+
+
+# What may follow a number without anything between: another count, and no letters of a scale that is not known.
+_GOES_ON = re.compile(r"(?:epochs?|ep|iters?|tok(?:en)?s?|loss|val|rank|ema)(?![a-z])|[^A-Za-z]", re.IGNORECASE)
+
+
+def _ends(after: tuple[Piece, ...]) -> bool:
+    """Whether a number ends where it seems to, by the pieces behind it: not in 500thousand, 1'000 or 1_5k."""
+    if not after or after[0].kind is not Kind.TEXT:
+        return True
+    if len(after) > 1 and after[1].kind is Kind.NUMBER:
+        scaled = after[0].text == "_" and after[1].text[-1] in "kKM"
+        return after[0].text not in (",", "'") and not scaled
+    return _GOES_ON.match(after[0].text) is not None
 
 
 # The words of which the names of checkpoints inside a run are made; a number after one of the first counts them.

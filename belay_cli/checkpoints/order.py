@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from belay_cli.checkpoints import names
-from belay_cli.checkpoints.name_pieces import Kind, Piece, has_number, pieces, shape
+from belay_cli.checkpoints.name_pieces import Kind, Piece, amounts, has_number, pieces, shape
+from belay_cli.checkpoints.one_run import note_several_runs, refuse_other_names
 from belay_cli.checkpoints.rounds import by_rounds, steps_restart
 from belay_cli.checkpoints.twins import merge_twins, same_content
 from belay_cli.errors import SeriesError
@@ -129,11 +130,25 @@ def _by_step(
         ordered = by_rounds(ordered, levels, selection.unit, notes)
         notes.append(f"steps start again in each epoch: checkpoints are counted, in this order: {_shown(ordered)}")
         return ordered, "checkpoint"
-    return merge_twins(ordered, notes), "checkpoint" if selection.unit == "checkpoint" else "step"
+    merged = merge_twins(ordered, notes)
+    by_place = {id(checkpoint): place for checkpoint, place in zip(checkpoints, places, strict=True)}
+    refuse_other_names([by_place[id(c)] for c in merged if not c.step_is_recorded])
+    notes += note_several_runs([by_place[id(c)] for c in merged])
+    return merged, "checkpoint" if selection.unit == "checkpoint" else "step"
 
 
 def _refuse_two_spellings(places: Sequence[Place]) -> None:
-    """`iter_50_512` beside `iter_1000_512`: what looks like thousands is none, or there would be `1_000`."""
+    """`iter_50_512` beside `iter_1000_512`: what looks like thousands is none, or there would be `1_000`.
+
+    Nor is it where all have the same last three digits, which are not zeros: `step_100_512`, `step_200_512`.
+    """
+    ends = {names.last_thousands(place.names[0]) for place in places}
+    if len(places) > 1 and len(ends) == 1 and not ends <= {None, "000"}:
+        raise SeriesError(
+            f"may state the step with a `_` between its digits or not, as all end in _{next(iter(ends))}",
+            file=places[0].path,
+            hint=GIVEN,
+        )
     spelled = {names.groups_digits(place.names[0]): place for place in places}
     if True in spelled and False in spelled:
         raise SeriesError(
@@ -214,7 +229,8 @@ def _not_alike(places: Sequence[Place], level: Sequence[str]) -> SeriesError:
     """The error about a name that is not like the others, which are the most; one without a number first."""
     count = Counter(map(shape, level))
     odd = min(range(len(level)), key=lambda i: (count[shape(level[i])], has_number(level[i])))
-    usual = max(range(len(level)), key=lambda i: (count[shape(level[i])], i != odd))
+    other = [i for i in range(len(level)) if shape(level[i]) != shape(level[odd])]
+    usual = max(other, key=lambda i: count[shape(level[i])])
     if has_number(level[odd]):
         message = f"is not named as {places[usual].name} is, so its place in the series is unknown"
     else:
@@ -266,13 +282,17 @@ def _part(place: Place, other: Place) -> SeriesError:
 
 def falling(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     """A sentence about a series in the order that was given, where the numbers in the names or the steps fall."""
-    for before, after in pairwise(places_of(checkpoints)):
-        if _falls(before, after):
+    last: dict[object, Place] = {}
+    for place in places_of(checkpoints):
+        form = tuple(shape(name) for name in place.names), place.step is None
+        before = last.get(form)
+        if before is not None and _falls(before, place):
             yield (
-                f"the numbers fall: {before.name} is given before {after.name}, as a shell sorts names; "
-                "without --order given, belay orders them by number"
+                f"the numbers fall: {before.name} is given before {place.name}, as a shell sorts names; "
+                "without --order given, belay orders by number what it can"
             )
             return
+        last[form] = place
 
 
 def _falls(before: Place, after: Place) -> bool:
@@ -280,6 +300,5 @@ def _falls(before: Place, after: Place) -> bool:
         return before.step > after.step and not steps_restart([(p.names, p.step or 0) for p in (after, before)])
     for one, other in zip(before.names, after.names, strict=True):
         if one != other:
-            numbers = [_values([pieces(name)], Kind.NUMBER) for name in (one, other)]
-            return shape(one) == shape(other) and numbers[0] > numbers[1]
+            return amounts(one) > amounts(other)
     return False

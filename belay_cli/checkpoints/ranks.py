@@ -63,7 +63,7 @@ _NUMBER = re.compile(
     r"|(?:^|-|model[-_])shard[-_]?(\d+)(?=\.|$)"
     r"|(?<![a-z])model_part[-_]?(\d+)"
     r"|^__(\d+)_(\d+)(?=\.distcp)"
-    r"|(?<![a-z])(?:tp|pp|mp|gpu|proc(?:ess)?)[-_]?(\d+)",
+    r"|(?<![a-z])(?:tp|pp|mp|dp|gpu|proc(?:ess)?|part|worker)[-_]?(\d+)",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"rank|layer_|consolidated|shard|model_part", re.IGNORECASE)  # words that mean a rank by themselves

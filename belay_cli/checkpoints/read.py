@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from belay_cli.checkpoints.averages import ema_by_name
+from belay_cli.checkpoints.averages import ema_by_name, holds_emas
 from belay_cli.checkpoints.directory import (
     STANDARD_STEMS,
     WeightSet,
@@ -106,4 +106,6 @@ def _named_ema(directory: AnyPath, stem: str, opening: Opening, *, beside: bool 
     if beside:
         return "by what lies beside it"
     says_nothing = stem in ("", *STANDARD_STEMS)
-    return "by the name of its directory" if says_nothing and ema_by_name(directory.absolute().name) else None
+    own = says_nothing and ema_by_name(directory.absolute().name)
+    above = directory.absolute().parent if says_nothing else directory
+    return "by the name of its directory" if own or holds_emas(above) else None

@@ -14,6 +14,7 @@ class Recorded(NamedTuple):
     step: int
     where: str
     loosely: bool = False
+    by_name: bool = False
 
 
 class Recorder(NamedTuple):

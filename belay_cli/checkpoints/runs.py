@@ -14,11 +14,19 @@ from typing import TYPE_CHECKING, TypeVar
 
 from belay_cli.checkpoints import names
 from belay_cli.checkpoints.averages import average_by_name, ema_by_name
-from belay_cli.checkpoints.directory import STANDARD_STEMS, STATE, WeightSet, holders, holds_weights, weight_sets
+from belay_cli.checkpoints.directory import (
+    STANDARD_STEMS,
+    STATE,
+    WeightSet,
+    holders,
+    holds_weights,
+    torch_sets,
+    weight_sets,
+)
 from belay_cli.checkpoints.name_pieces import Kind, Shape, has_number, pieces, shape
 from belay_cli.checkpoints.order import in_order, place_of
 from belay_cli.errors import CheckpointError, UsageError
-from belay_cli.formats import is_directory_format
+from belay_cli.formats import SUFFIX, is_directory_format
 from belay_cli.formats.foreign import recognise
 from belay_cli.storage.files import AnyPath
 from belay_cli.storage.remote import is_url, parse
@@ -113,20 +121,35 @@ def checkpoints_inside(directory: AnyPath) -> tuple[list[AnyPath], list[str]]:
     integers alone, else such files. Both are empty for a directory that is a checkpoint itself, or no run.
     """
     sets = _sets_or_none(directory)
+    others = _sets_or_none(directory, torch_sets) if sets and sets[0].suffix == SUFFIX else []
     entries = sorted((e for e in directory.iterdir() if not e.name.startswith(".")), key=lambda entry: entry.name)
     folders = [entry for entry in entries if entry.is_dir() and not STATE.fullmatch(entry.name)]
     inside = _folders(directory, folders, sets)
     taken = {entry.name for entry in inside}
     left_out = [_link_or_name(folder) for folder in folders if inside and folder.name not in taken and _holds(folder)]
-    inside = inside or _files(sets)
+    inside = inside or _of_one_format(directory, _files(directory, sets), _files(directory, others))
     taken = {entry.name for entry in inside}
-    left_out += [s.entry.name for s in sets if s.entry.name not in taken]
+    left_out += [s.entry.name for s in (*sets, *(others if inside else ())) if s.entry.name not in taken]
     return (sorted(inside, key=_numbers), left_out) if inside else ([], [])
 
 
-def _sets_or_none(directory: AnyPath) -> list[WeightSet]:
+def _of_one_format(directory: AnyPath, safetensors: list[AnyPath], torch: list[AnyPath]) -> list[AnyPath]:
+    """The files of a run that has them in one format, or the same ones in both. Raises CheckpointError."""
+    if not safetensors or not torch:
+        return safetensors or torch
+    stems = [{names.stem_of(entry.name) for entry in entries} for entries in (safetensors, torch)]
+    if stems[0] != stems[1]:
+        raise CheckpointError(
+            f"holds a series as {SUFFIX}, {len(safetensors)} checkpoints, and one as {torch[0].suffix}, {len(torch)}",
+            file=directory,
+            hint=f"give the files of one of them: {directory}/*{torch[0].suffix}",
+        )
+    return safetensors
+
+
+def _sets_or_none(directory: AnyPath, find: Callable[[AnyPath], list[WeightSet]] = weight_sets) -> list[WeightSet]:
     try:
-        return weight_sets(directory)
+        return find(directory)
     except CheckpointError:
         return []  # said when the directory itself is opened
 
@@ -172,12 +195,18 @@ def _alike_folders(directory: AnyPath, folders: list[AnyPath]) -> list[AnyPath]:
     return found[0] if found else bare if len(bare) == 1 else []
 
 
-def _files(sets: Sequence[WeightSet]) -> list[AnyPath]:
+def _files(directory: AnyPath, sets: Sequence[WeightSet]) -> list[AnyPath]:
     """Files whose stems are of one template, by words that count checkpoints, else by their integers alone."""
     files = [s for s in sets if s.index is None and not _OPTIMIZER.match(s.stem)]
     raw = [s for s in files if not average_by_name(s.stem) and not ema_by_name(s.stem)] or files
     groups = _alike(raw, lambda s: s.stem)
     said = [group for group in groups if names.step_in_name(group[0].stem) is not None or names.counts(group[0].stem)]
+    if len(said) > 1:
+        raise CheckpointError(
+            f"holds {len(said)} series: {', '.join(f'{group[0].entry.name} …' for group in said)}",
+            file=directory,
+            hint=f"give the checkpoints of one of them as arguments: {directory}/{_base(said[0][0].stem)}*",
+        )
     if said:
         shapes = {shape(group[0].stem) for group in said}
         return [s.entry for s in raw if shape(s.stem) in shapes or _records_its_step(s, said, shapes)]

@@ -41,7 +41,7 @@ def agreed_step(
     named_low: whether its writer is known to put the step before the recorded one into the name.
     """
     if named is None or recorded is None:
-        return recorded if named is None else Recorded(named, "by its name")
+        return recorded if named is None else Recorded(named, "by its name", by_name=True)
     if recorded.step == named or (named_low and recorded.step == named + 1):
         return recorded
     if recorded.loosely and abs(recorded.step - named) == 1:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from belay_cli.checkpoints.fingerprint import fingerprint
 from belay_cli.errors import SeriesError
-from belay_cli.storage.files import StoredFile, open_file
+from belay_cli.storage.files import OpenFiles, open_files
 
 if TYPE_CHECKING:
     from belay_cli.checkpoints.checkpoint import Checkpoint
@@ -36,17 +35,23 @@ def merge_twins(
 
 
 def same_content(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether the files of two checkpoints are the same, byte for byte."""
-    if [file.size for file in one.files] != [file.size for file in other.files]:
+    """Whether two checkpoints hold the same tensors, byte for byte, in whatever files."""
+    if one.tensors.keys() != other.tensors.keys():
         return False
-    pairs = zip(one.files, other.files, strict=True)
-    return fingerprint(one) == fingerprint(other) and all(_same_file(a, b) for a, b in pairs)
+    pairs = [(tensor, other.tensors[name]) for name, tensor in one.tensors.items()]
+    if any((a.dtype, a.shape) != (b.dtype, b.shape) for a, b in pairs):
+        return False
+    with OpenFiles(open_files(1)) as files:
+        return all(_same_tensor(one, other, name, files) for name in one.tensors)
 
 
-def _same_file(one: StoredFile, other: StoredFile) -> bool:
-    with open_file(one.path) as left, open_file(other.path) as right:
-        for offset in range(0, one.size, _COMPARED):
-            count = min(_COMPARED, one.size - offset)
-            if left.read_at(offset, count) != right.read_at(offset, count):
-                return False
+def _same_tensor(one: Checkpoint, other: Checkpoint, name: str, files: OpenFiles) -> bool:
+    size, places = one.tensors[name].nbytes, (one.stored(name), other.stored(name))
+    buffers = [bytearray(min(size, _COMPARED)) for _ in places]
+    for begin in range(0, size, _COMPARED):
+        count = min(_COMPARED, size - begin)
+        for place, buffer in zip(places, buffers, strict=True):
+            place.read_into(files, memoryview(buffer)[:count], begin)
+        if buffers[0] != buffers[1]:
+            return False
     return True

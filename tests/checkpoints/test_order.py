@@ -87,6 +87,7 @@ TEXT = st.text("abcdghjwxyz", min_size=1, max_size=6).filter(lambda text: text n
 
 @given(TEXT, TEXT, st.sampled_from("_-."), st.sets(st.integers(0, 10**9), min_size=2, max_size=8), st.randoms())
 def test_any_one_integer_that_varies_orders(head, tail, between, numbers, random):
+    numbers = {number for number in numbers if not 19_000_101 <= number <= 20_991_231} | {0, 1}  # dates count nothing
     names = [f"net{head}{between}{number}{between}x{tail}" for number in sorted(numbers)]
     mixed = random.sample(names, len(names))
     assert [mixed[i] for i in in_order([place_of(Path(name), is_file=False) for name in mixed])] == names

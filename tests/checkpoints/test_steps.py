@@ -87,7 +87,8 @@ def test_two_records_that_disagree_are_none(tmp_path, belay):
 
 def test_a_step_of_each_epoch_is_no_step_of_the_run(tmp_path, belay):
     for epoch in (1, 2, 10):
-        torch.save({"model": {"w": torch.zeros(2)}, "epoch": epoch, "step": 500}, tmp_path / f"epoch_{epoch}.pt")
+        saved = {"model": {"w": torch.full((2,), float(epoch))}, "epoch": epoch, "step": 500}
+        torch.save(saved, tmp_path / f"epoch_{epoch}.pt")
     ran = belay("plan", *sorted(tmp_path.glob("*.pt")), "--json")
     assert [entry["name"] for entry in ran.json["checkpoints"]] == ["epoch_1.pt", "epoch_2.pt", "epoch_10.pt"]
     assert ran.json["rule"]["unit"] == "checkpoint"
