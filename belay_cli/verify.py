@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.adapter_config import is_linear
+from belay_cli.checkpoints.adapters.config import is_linear
+from belay_cli.checkpoints.adapters.lora import Pair, gain, pairs_in
 from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.fingerprint import fingerprints
-from belay_cli.checkpoints.lora import Pair, gain, pairs_in
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
 from belay_cli.formats.contents import Tensor

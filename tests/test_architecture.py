@@ -84,3 +84,15 @@ def test_torch_is_imported_only_by_a_replay(module):
 def test_importing_the_package_costs_nothing():
     program = "import sys, belay_cli; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "room", ["storage", "formats", "formats/torch", "formats/dcp", "checkpoints", "plan", "engine"]
+)
+def test_the_map_of_a_room_names_its_rooms(room):
+    """What the docstring of a package names at the beginning of a line is there."""
+    tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
+    lines = (ast.get_docstring(tree) or "").splitlines()
+    named = [line.split()[0] for line in lines[1:] if "   " in line and line[:1].isalpha()]
+    there = {path.stem for path in (PACKAGE / room).iterdir()}
+    assert [name for name in named if name not in there] == []

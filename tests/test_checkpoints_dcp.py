@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
-from belay_cli.checkpoints.meaning import understand
+from belay_cli.checkpoints.meaning.understand import understand
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.dcp import metadata as dcp_metadata

@@ -18,7 +18,7 @@ import fsspec
 import pytest
 import s3fs
 
-from belay_cli.checkpoints.names import step_in_name
+from belay_cli.checkpoints.order.names import step_in_name
 from belay_cli.errors import CheckpointError
 from belay_cli.storage.remote import content_id, is_url, open_remote, parse, same_content, source
 from belay_cli.storage.remote.path import RemotePath

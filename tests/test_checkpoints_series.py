@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from belay_cli.checkpoints import Selection, find_series, open_checkpoint
 from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.fingerprint import file_fingerprint, fingerprint
-from belay_cli.checkpoints.names import names_a_checkpoint, step_in_name
+from belay_cli.checkpoints.order.names import names_a_checkpoint, step_in_name
 from belay_cli.errors import BelayError, CheckpointError, SeriesError, UsageError
 from belay_cli.formats.safetensors import read_header
 from belay_cli.storage.files import OpenFiles, StoredFile, open_files

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from belay_cli.checkpoints.averages import ema_by_name
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.directory import STATE, holders
-from belay_cli.checkpoints.names import names_a_checkpoint
+from belay_cli.checkpoints.order.averages import ema_by_name
+from belay_cli.checkpoints.order.names import names_a_checkpoint
 from belay_cli.formats import FILES, is_directory_format
 from belay_cli.formats.foreign import recognise
 from belay_cli.formats.shards import SHARD

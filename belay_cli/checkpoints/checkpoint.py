@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from belay_cli.checkpoints.averages import ema_by_name
 from belay_cli.checkpoints.config import read_config
 from belay_cli.checkpoints.directory import find_weights
-from belay_cli.checkpoints.names import naming, stem_of, step_in_name
+from belay_cli.checkpoints.meaning.recorded import Recorded
+from belay_cli.checkpoints.order.averages import ema_by_name
+from belay_cli.checkpoints.order.names import naming, stem_of, step_in_name
+from belay_cli.checkpoints.order.steps import agreed_step, recorded_step
 from belay_cli.checkpoints.read import read_directory, read_file
-from belay_cli.checkpoints.recorded import Recorded
-from belay_cli.checkpoints.steps import agreed_step, recorded_step
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats.contents import Tensor
@@ -143,3 +143,8 @@ def architecture(checkpoint: Checkpoint) -> str | None:
     """The first entry of `architectures` in config.json, or None."""
     names = read_config(checkpoint.directory).get("architectures")
     return str(names[0]) if isinstance(names, list) and names else None
+
+
+def is_average(checkpoint: Checkpoint) -> bool:
+    """Whether belay wrote these weights."""
+    return any("belay.version" in file.metadata for file in checkpoint.files)

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.names import names_a_checkpoint
-from belay_cli.checkpoints.steps import TRAINER_STATE
+from belay_cli.checkpoints.order.names import names_a_checkpoint
+from belay_cli.checkpoints.order.steps import TRAINER_STATE
 from belay_cli.formats import SUFFIX
 from belay_cli.storage.files import AnyPath
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from belay_cli.checkpoints.averages import ema_by_name
-from belay_cli.checkpoints.ranks import refuse_parts, refuse_parts_in
+from belay_cli.checkpoints.order.averages import ema_by_name
+from belay_cli.checkpoints.order.ranks import refuse_parts, refuse_parts_in
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import SUFFIX, TORCH_SUFFIXES, is_directory_format

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from belay_cli.checkpoints.averages import ema_by_name, holds_emas
 from belay_cli.checkpoints.directory import (
     STANDARD_STEMS,
     WeightSet,
@@ -15,8 +14,9 @@ from belay_cli.checkpoints.directory import (
     passed_over,
     weight_sets,
 )
-from belay_cli.checkpoints.meaning import understand
-from belay_cli.checkpoints.ranks import refuse_parts_in, whole_alone
+from belay_cli.checkpoints.meaning.understand import understand
+from belay_cli.checkpoints.order.averages import ema_by_name, holds_emas
+from belay_cli.checkpoints.order.ranks import refuse_parts_in, whole_alone
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
 from belay_cli.formats import directory_format, file_format

@@ -10,10 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from belay_cli.checkpoints import names
-from belay_cli.checkpoints.averages import average_by_name, ema_by_name
+from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.directory import (
     STANDARD_STEMS,
     STATE,
@@ -23,17 +22,17 @@ from belay_cli.checkpoints.directory import (
     torch_sets,
     weight_sets,
 )
-from belay_cli.checkpoints.name_pieces import Kind, Shape, has_number, pieces, shape
-from belay_cli.checkpoints.order import in_order, place_of
+from belay_cli.checkpoints.order import names
+from belay_cli.checkpoints.order.averages import average_by_name, ema_by_name
+from belay_cli.checkpoints.order.pieces import Kind, Shape, has_number, pieces, shape
+from belay_cli.checkpoints.order.places import place_of
+from belay_cli.checkpoints.order.proof import in_order
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import SUFFIX, is_directory_format
 from belay_cli.formats.foreign import recognise
 from belay_cli.storage.files import AnyPath
 from belay_cli.storage.remote import is_url, parse
 from belay_cli.storage.remote.tree import Tree
-
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.checkpoint import Checkpoint
 
 # What a trainer saves beside each checkpoint under a name of the same form: guided-diffusion's opt010000.pt.
 _OPTIMIZER = re.compile(r"(?:opt|optim|optimi[sz]er|sched|scheduler|scaler)(?![a-z])", re.IGNORECASE)

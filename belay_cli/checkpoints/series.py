@@ -4,56 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from belay_cli.checkpoints.averages import refuse_average, refuse_average_by_name
 from belay_cli.checkpoints.beside import left_beside
-from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from belay_cli.checkpoints.order import order_checkpoints, within
-from belay_cli.checkpoints.ranks import refuse_parts
+from belay_cli.checkpoints.checkpoint import Checkpoint, is_average, open_checkpoint
+from belay_cli.checkpoints.order.averages import LEAVE_OUT, refuse_average_by_name
+from belay_cli.checkpoints.order.proof import order_checkpoints, within
+from belay_cli.checkpoints.order.ranks import refuse_parts
 from belay_cli.checkpoints.runs import distinct, find_paths
-from belay_cli.checkpoints.weights import Opening
-from belay_cli.errors import UsageError
+from belay_cli.checkpoints.selection import Selection
+from belay_cli.errors import SeriesError, UsageError
 from belay_cli.storage.files import AnyPath
-
-UNITS = ("auto", "step", "checkpoint")
-ORDERS = ("step", "given")
-SOURCES = ("raw", "ema")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """How arguments become a series: the order, the unit of ticks, which part of it is taken, and what of each one.
-
-    `subfolder`, `state_key` and `source` are those of `Opening`.
-    """
-
-    order: str = "step"
-    unit: str = "auto"
-    from_step: int | None = None
-    to_step: int | None = None
-    every: int = 1
-    allow_averages: bool = False
-    subfolder: str | None = None
-    state_key: str | None = None
-    source: str | None = None
-
-    @property
-    def opening(self) -> Opening:
-        """How each checkpoint is opened."""
-        return Opening(self.subfolder, self.state_key, self.source, self.allow_averages)
-
-    def __post_init__(self) -> None:
-        if self.source not in (None, *SOURCES):
-            raise UsageError(f"--source {self.source} is unknown", hint=f"one of: {', '.join(SOURCES)}")
-        if self.order not in ORDERS:
-            raise UsageError(f"--order {self.order} is unknown", hint=f"one of: {', '.join(ORDERS)}")
-        if self.unit not in UNITS:
-            raise UsageError(f"--unit {self.unit} is unknown", hint=f"one of: {', '.join(UNITS)}")
-        if self.order == "given" and self.unit == "step":
-            raise UsageError("--order given counts checkpoints, so --unit step has no meaning with it")
-        if self.every < 1:
-            raise UsageError(f"--every must be 1 or more, not {self.every}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +29,7 @@ class Series:
     ticks: tuple[int, ...]
     unit: str
     notes: tuple[str, ...] = ()
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     left_out: tuple[str, ...] = ()
 
     @property
@@ -100,8 +61,8 @@ def _opened(path: AnyPath, selection: Selection) -> Checkpoint:
     if not selection.allow_averages:
         refuse_average_by_name(path)
     checkpoint = open_checkpoint(path, selection.opening, needs_step=selection.order == "step")
-    if not selection.allow_averages:
-        refuse_average(checkpoint)
+    if is_average(checkpoint) and not selection.allow_averages:
+        raise SeriesError("was written by belay: it is an average, not a checkpoint", file=path, hint=LEAVE_OUT)
     return checkpoint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from belay_cli.checkpoints.recorded import Recorded
+from belay_cli.checkpoints.meaning.recorded import Recorded
 from belay_cli.formats.contents import Tensor
 from belay_cli.storage.files import AnyPath, Stored, StoredFile
 from belay_cli.storage.pieces import StoredPieces

@@ -11,13 +11,13 @@ import typer
 
 from belay_cli import words
 from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
-from belay_cli.checkpoints.adapters import is_adapter
-from belay_cli.checkpoints.averages import average_by_name, is_average
+from belay_cli.checkpoints.adapters.names import is_adapter
 from belay_cli.checkpoints.beside import left_beside
-from belay_cli.checkpoints.checkpoint import architecture
+from belay_cli.checkpoints.checkpoint import architecture, is_average
 from belay_cli.checkpoints.compare import difference
 from belay_cli.checkpoints.fingerprint import fingerprints
-from belay_cli.checkpoints.order import falling, order_checkpoints
+from belay_cli.checkpoints.order.averages import average_by_name
+from belay_cli.checkpoints.order.proof import falling, order_checkpoints
 from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.cli import options as o
 from belay_cli.console import Console, error_json

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from belay_cli.checkpoints.lora import Pair, gain
+from belay_cli.checkpoints.adapters.lora import Pair, gain
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.contract import TORCH_DTYPES, all_finite
 from belay_cli.engine.low_rank import average_update

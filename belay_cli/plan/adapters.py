@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.adapter_config import adapter_config, is_linear, metadata_scales, recorded_kind, with_rank
-from belay_cli.checkpoints.adapters import ADAPTER_CONFIG, is_adapter, kind_by_names, needs_choice
+from belay_cli.checkpoints.adapters.config import adapter_config, is_linear, metadata_scales, recorded_kind, with_rank
+from belay_cli.checkpoints.adapters.lora import MERGE, Pair, knows_alpha, scale_names, update_pairs
+from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG, is_adapter, kind_by_names, needs_choice
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.checkpoints.lora import MERGE, Pair, knows_alpha, scale_names, update_pairs
 from belay_cli.errors import SeriesError, UsageError
 from belay_cli.formats.contents import Tensor
 from belay_cli.plan.policies import AVERAGE, Policies

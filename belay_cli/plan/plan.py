@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.adapters.lora import Pair
 from belay_cli.checkpoints.directory import STANDARD_STEMS
-from belay_cli.checkpoints.lora import Pair
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan.adapters import LORA

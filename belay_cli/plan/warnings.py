@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from belay_cli.checkpoints import Series
-from belay_cli.checkpoints.order import falling
+from belay_cli.checkpoints.order.proof import falling
 from belay_cli.formats.text import listed
 from belay_cli.plan.adapters import apart_warning
 from belay_cli.plan.layout import PlannedTensor

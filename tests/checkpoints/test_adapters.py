@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from belay_cli.checkpoints.adapters import factor_of, kind_by_names, needs_choice
-from belay_cli.checkpoints.lora import Pair, pairs_in
+from belay_cli.checkpoints.adapters.lora import Pair, pairs_in
+from belay_cli.checkpoints.adapters.names import factor_of, kind_by_names, needs_choice
 from belay_cli.errors import SeriesError
 from belay_cli.formats.contents import Tensor
 

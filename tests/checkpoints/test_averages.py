@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from belay_cli.checkpoints.averages import average_by_name, ema_by_name
+from belay_cli.checkpoints.order.averages import average_by_name, ema_by_name
 
 
 def words(text: str) -> list[str]:

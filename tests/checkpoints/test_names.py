@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from belay_cli.checkpoints.name_pieces import Kind, has_number, pieces
-from belay_cli.checkpoints.names import epoch_in_name, names_a_checkpoint, naming, rounds_in_name, stem_of, step_in_name
+from belay_cli.checkpoints.order.names import (
+    epoch_in_name,
+    names_a_checkpoint,
+    naming,
+    rounds_in_name,
+    stem_of,
+    step_in_name,
+)
+from belay_cli.checkpoints.order.pieces import Kind, has_number, pieces
 
 
 def words(text: str) -> list[str]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from belay_cli.checkpoints import Selection, find_series
-from belay_cli.checkpoints.order import in_order, place_of
+from belay_cli.checkpoints.order.places import place_of
+from belay_cli.checkpoints.order.proof import in_order
 from belay_cli.errors import BelayError, SeriesError, UsageError
 from tests.conftest import make_files, tensors
 
@@ -82,7 +83,9 @@ def test_what_proves_no_order_is_refused(names, message):
     assert message in refused(*names)
 
 
-TEXT = st.text("abcdghjwxyz", min_size=1, max_size=6).filter(lambda text: text not in ("v", "sd", "dp", "bs", "wd"))
+TEXT = st.text("abcdghjwxyz", min_size=1, max_size=6).filter(
+    lambda text: text not in ("v", "sd", "dp", "bs", "wd") and not text.endswith("acc")
+)
 
 
 @given(TEXT, TEXT, st.sampled_from("_-."), st.sets(st.integers(0, 10**9), min_size=2, max_size=8), st.randoms())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from belay_cli.checkpoints.ranks import are_parts, mend_for, parts_among, rank_of_name, refuse_parts, whole_alone
+from belay_cli.checkpoints.order.ranks import are_parts, mend_for, parts_among, rank_of_name, refuse_parts, whole_alone
 from belay_cli.errors import CheckpointError
 
 RANKS = [

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from belay_cli.checkpoints import open_checkpoint
-from belay_cli.checkpoints.recorded import Recorded, names_one_low
-from belay_cli.checkpoints.steps import agreed_step
+from belay_cli.checkpoints.meaning.recorded import Recorded, names_one_low
+from belay_cli.checkpoints.order.steps import agreed_step
 from belay_cli.errors import SeriesError
 
 TEN = Recorded(10, "recorded as global_step")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from belay_cli.checkpoints.names import stem_of
+from belay_cli.checkpoints.order.names import stem_of
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath
-
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.checkpoint import Checkpoint
 
 
 class Named(NamedTuple):
@@ -53,7 +50,7 @@ _AVERAGES = (
     ),
 )
 
-_LEAVE_OUT = "leave it out, or say --allow-averages"
+LEAVE_OUT = "leave it out, or say --allow-averages"
 
 # An average of scores: avg_train_loss_0.3, mAP_avg_0.8, loss_moving_avg=0.80.
 _SCORED = re.compile(r"(?<![a-z])(?:avg|average|ave)(?![a-z])[-_=a-z0-9]{0,40}?[-_=]-?\d*\.\d", re.IGNORECASE)
@@ -97,19 +94,6 @@ def refuse_average_by_name(path: AnyPath) -> None:
     what = average_by_name(path.name if path.is_dir() else stem_of(path.name))
     above = path.absolute().parent
     if what is None and _OF_AVERAGES.fullmatch(above.name):
-        raise SeriesError(f"is an average, by the name of its directory, {above.name}", file=path, hint=_LEAVE_OUT)
+        raise SeriesError(f"is an average, by the name of its directory, {above.name}", file=path, hint=LEAVE_OUT)
     if what is not None:
-        raise SeriesError(f"is {what}, by its name", file=path, hint=_LEAVE_OUT)
-
-
-def refuse_average(checkpoint: Checkpoint) -> None:
-    """Raise SeriesError for a checkpoint that belay wrote."""
-    if is_average(checkpoint):
-        raise SeriesError(
-            "was written by belay: it is an average, not a checkpoint", file=checkpoint.path, hint=_LEAVE_OUT
-        )
-
-
-def is_average(checkpoint: Checkpoint) -> bool:
-    """Whether belay wrote these weights."""
-    return any("belay.version" in file.metadata for file in checkpoint.files)
+        raise SeriesError(f"is {what}, by its name", file=path, hint=LEAVE_OUT)

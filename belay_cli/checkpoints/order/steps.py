@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from belay_cli.checkpoints.name_pieces import MOST_DIGITS
-from belay_cli.checkpoints.recorded import Recorded
+from belay_cli.checkpoints.meaning.recorded import Recorded
+from belay_cli.checkpoints.order.pieces import MOST_DIGITS
 from belay_cli.checkpoints.weights import Weights
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from belay_cli.checkpoints.containers import CONTAINERS, holds_tensors
-from belay_cli.checkpoints.guessed_keys import below, without_guessed_keys
-from belay_cli.checkpoints.raw_or_ema import Place, says_ema, without_ema
-from belay_cli.checkpoints.saved import KEYS, Saved, descend, is_ema_key, is_trainers
+from belay_cli.checkpoints.meaning.containers import CONTAINERS, holds_tensors
+from belay_cli.checkpoints.meaning.guessed_keys import below, without_guessed_keys
+from belay_cli.checkpoints.meaning.raw_or_ema import Place, says_ema, without_ema
+from belay_cli.checkpoints.meaning.saved import KEYS, Saved, descend, is_ema_key, is_trainers
 from belay_cli.formats.contents import NoWeights
 from belay_cli.formats.text import listed, short
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from belay_cli.checkpoints.saved import KEYS
+from belay_cli.checkpoints.meaning.saved import KEYS
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import NoWeights, Unreadable
 from belay_cli.formats.text import listed, short

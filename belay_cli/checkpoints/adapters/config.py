@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from belay_cli.checkpoints.adapters import ADAPTER_CONFIG
+from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.errors import SeriesError, UsageError
 from belay_cli.storage.files import AnyPath

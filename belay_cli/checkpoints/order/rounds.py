@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from belay_cli.checkpoints import names
-from belay_cli.checkpoints.twins import merge_twins
+from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.order import names
+from belay_cli.checkpoints.order.twins import merge_twins
 from belay_cli.errors import SeriesError
-
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.checkpoint import Checkpoint
 
 Levels = Sequence[str]  # the names on a checkpoint's path, its own first
 

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from belay_cli.checkpoints.not_understood import in_place_of, note, refuse_hidden, with_unreadable
-from belay_cli.checkpoints.parts import refuse_parts_of_a_rank
-from belay_cli.checkpoints.prefixes import by_plain_name
-from belay_cli.checkpoints.raw_or_ema import Place, Taken, says_ema, take
-from belay_cli.checkpoints.recorded import names_one_low, recorded_in_root
-from belay_cli.checkpoints.state_dict import find_state_dicts
+from belay_cli.checkpoints.meaning.not_understood import in_place_of, note, refuse_hidden, with_unreadable
+from belay_cli.checkpoints.meaning.parts import refuse_parts_of_a_rank
+from belay_cli.checkpoints.meaning.prefixes import by_plain_name
+from belay_cli.checkpoints.meaning.raw_or_ema import Place, Taken, says_ema, take
+from belay_cli.checkpoints.meaning.recorded import names_one_low, recorded_in_root
+from belay_cli.checkpoints.meaning.state_dict import find_state_dicts
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import Contents, Layout, NoWeights

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import OpenFiles, open_files
-
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.checkpoint import Checkpoint
 
 _COMPARED = 4 << 20  # bytes at a time
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from belay_cli.checkpoints.containers import holds_tensors, state_dicts_in
-from belay_cli.checkpoints.raw_or_ema import Place, says_ema
+from belay_cli.checkpoints.meaning.containers import holds_tensors, state_dicts_in
+from belay_cli.checkpoints.meaning.raw_or_ema import Place, says_ema
 
 KEYS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from belay_cli.checkpoints.name_pieces import Kind, Piece, has_number, last_word, pieces
+from belay_cli.checkpoints.order.pieces import Kind, Piece, has_number, last_word, pieces
 
 _STEP_WORD = re.compile(r"(?:^|[^a-z])(?:global[_-]?)?(?:steps?|iter(?:ation)?s?)[=_-]?$", re.IGNORECASE)
 # Words that number what a step may start again in.

@@ -10,44 +10,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
 
-from belay_cli.checkpoints import names
-from belay_cli.checkpoints.name_pieces import Kind, Piece, amounts, has_number, pieces, shape
-from belay_cli.checkpoints.one_run import note_several_runs, refuse_other_names
-from belay_cli.checkpoints.rounds import by_rounds, steps_restart
-from belay_cli.checkpoints.twins import merge_twins, same_content
+from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.order import names
+from belay_cli.checkpoints.order.one_run import note_several_runs, refuse_other_names
+from belay_cli.checkpoints.order.pieces import Kind, Piece, amounts, has_number, pieces, shape
+from belay_cli.checkpoints.order.places import Place, place_of, places_of
+from belay_cli.checkpoints.order.rounds import by_rounds, steps_restart
+from belay_cli.checkpoints.order.twins import merge_twins, same_content
+from belay_cli.checkpoints.selection import Selection
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath
 
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.checkpoint import Checkpoint
-    from belay_cli.checkpoints.series import Selection
-
 GIVEN = "give the checkpoints in order, with --order given"
-_LEVELS = 3  # a checkpoint's own name and those of the directories above it: global_step_10/actor/huggingface
 _MOST_SHOWN = 4  # names in a note
-
-
-class Place(NamedTuple):
-    """What the order of a checkpoint is read from: the names on its path, its own first, and its step if known."""
-
-    path: AnyPath
-    name: str
-    names: tuple[str, ...]
-    step: int | None = None
-
-
-def place_of(path: AnyPath, *, is_file: bool, name: str = "", step: int | None = None) -> Place:
-    """The place of what lies there. `.` and what ends in `..` have the names of where they lead."""
-    at = path.absolute() if path.name not in ("", "..") else path.resolve()
-    own = names.stem_of(at.name) if is_file else at.name
-    return Place(path, name or at.name, (own, at.parent.name, at.parent.parent.name)[:_LEVELS], step)
-
-
-def places_of(checkpoints: Sequence[Checkpoint]) -> list[Place]:
-    """The places of checkpoints."""
-    return [place_of(c.path, is_file=c.directory is None, name=c.name, step=c.step) for c in checkpoints]
 
 
 def order_checkpoints(

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from belay_cli.checkpoints.adapter_config import adapter_config, recorded_kind, recorded_scales, shown
-from belay_cli.checkpoints.adapters import ADAPTER_CONFIG, Factor, factor_of, factors_in, kind_by_names
+from belay_cli.checkpoints.adapters.config import adapter_config, recorded_kind, recorded_scales, shown
+from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG, Factor, factor_of, factors_in, kind_by_names
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.errors import SeriesError
 from belay_cli.formats.contents import Tensor

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from belay_cli.checkpoints import names
-from belay_cli.checkpoints.name_pieces import Kind, Piece, pieces
+from belay_cli.checkpoints.order import names
+from belay_cli.checkpoints.order.pieces import Kind, Piece, pieces
+from belay_cli.checkpoints.order.places import Place
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath
-
-if TYPE_CHECKING:
-    from belay_cli.checkpoints.order import Place
 
 _GIVEN = "if they are one run, give the checkpoints in order, with --order given"
 
