@@ -1,8 +1,8 @@
 """Provenance: what the metadata of every weight file says, enough to verify the average and to repeat it.
 
-Every value is text; `belay.rule`, `belay.series`, `belay.policies`, `belay.copies`, `belay.aliases`, `belay.versions`
-and `belay.digests` are JSON. Nothing in it depends on the machine, the time, or what was typed: the same inputs,
-options and versions give the same bytes. `docs/provenance.md` describes the schema.
+Every value is text; all but `belay.version`, `belay.command`, `belay.dtype`, `belay.accumulation` and `belay.lora` are
+JSON. Nothing in it depends on the machine, the time, or what was typed: the same inputs, options and versions give the
+same bytes. `docs/provenance.md` describes the schema.
 """
 
 from __future__ import annotations
@@ -43,24 +43,28 @@ def metadata(
     options: Sequence[str],
     copies: Sequence[str],
     aliases: Mapping[str, str],
+    shared: Mapping[str, str],
     carried: Mapping[str, str],
+    components: Sequence[str] = (),
     lora: str | None = None,
     left_out: Sequence[str] = (),
     fingerprints: Sequence[str] | None = None,
 ) -> dict[str, str]:
-    """The metadata of every file of one output.
+    """The metadata of every file in one folder of an output. What depends on the folder is not part of the record.
 
     policies: the globs of `average`, `last` and `drop`; dtype: as --dtype has it; options: what the bytes of the
-    tensors depend on, as command-line words; aliases: names that share the bytes of another -> that one. They are
-    entries of their own too, by which safetensors.torch.load_model knows that nothing is missing. carried: what the
-    inputs' own metadata says alike; it changes none of these. left_out: where other weights lay, in the last
+    tensors depend on, as command-line words; aliases: names that share the bytes of another -> that one; shared: those
+    in this folder, by the names in its files. They are entries of their own too, by which safetensors.torch.load_model
+    knows that nothing is missing. carried: what the inputs' own metadata says alike; it changes none of these.
+    components: the folders of an output that is several models. left_out: where other weights lay, in the last
     checkpoint or beside it.
     """
     fingerprints = fingerprints or [PLACEHOLDER] * len(series.checkpoints)
-    shared = {name: kept for name, kept in aliases.items() if name != "format" and not name.startswith("belay.")}
+    shared = {name: kept for name, kept in shared.items() if name != "format" and not name.startswith("belay.")}
     return {
         **carried,
         **shared,
+        **({"belay.components": _compact(list(components))} if components else {}),
         **({"belay.lora": lora} if lora else {}),
         **({"belay.left_out": _compact(list(left_out))} if left_out else {}),
         "format": "pt",
@@ -136,7 +140,7 @@ def command(series: Series, rule: Rule, options: Sequence[str]) -> str:
     words += ["--order", "given"] if series.selection.order == "given" else []
     words += ["--allow-averages"] if series.selection.allow_averages else []
     for name in _OPENING:
-        value = getattr(series.selection, name)
+        value = getattr(series.selection.opening, name)
         words += [f"--{name.replace('_', '-')}", value] if value is not None else []
     return shlex.join(words + [checkpoint.name for checkpoint in series.checkpoints])
 

@@ -254,7 +254,8 @@ def test_a_diffusers_run(belay):
     Path("run/checkpoint-100/unet_ema").rename("run/checkpoint-100/vae")
     ran = belay("average", "run", "-o", "third")
     assert ran.code == 1
-    assert "holds several models: unet, vae\n       choose one of them: --subfolder unet\n" in ran.err
+    hint = "choose one of them: --subfolder unet; or take all of them: --subfolder all"
+    assert f"holds several models: unet, vae\n       {hint}\n" in ran.err
     ran = belay("average", "run", "-o", "third", "--subfolder", "text_encoder")
     assert "holds no weights in text_encoder\n       it has weights in: unet, vae" in ran.err
 

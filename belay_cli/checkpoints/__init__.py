@@ -3,6 +3,7 @@
 series        arguments into the ordered checkpoints of one model, each with its tick
 selection     which of them are taken, in which order, and what of each one
 runs          which entries of a run directory are its checkpoints
+components    the folders of a checkpoint that is several models; together, their weights as one
 checkpoint    one checkpoint: tensors by name, step, files; weights, what is left when all has its meaning
 directory     which files of a directory are its weights; read, these by their format and what they mean
 meaning       what lies in a checkpoint, by the same steps for every format
@@ -15,6 +16,7 @@ beside        weights that lie beside those of a checkpoint
 companions    the other files beside the weights that a loader needs
 metadata      what all checkpoints say beside their tensors
 config        what the configurations beside the weights say
+recognised    what was recognised in each, in words
 compare       whether checkpoints have one architecture
 differing     integers that are not the same everywhere
 fingerprint   what identifies a checkpoint's content

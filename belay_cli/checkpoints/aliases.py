@@ -35,6 +35,9 @@ def _with_own(checkpoint: Checkpoint, names: set[str]) -> Checkpoint:
 
 
 def _own(weights: Weights, names: dict[str, str]) -> Weights:
+    if not names:
+        return weights
+    parts = {folder: _own(part, weights.within(folder, names)) for folder, part in weights.parts.items()}
     tensors = {name: weights.tensors[kept]._replace(name=name) for name, kept in names.items()}
     places = None if weights.places is None else {n: weights.places[kept] for n, kept in names.items()}
     return replace(
@@ -42,4 +45,5 @@ def _own(weights: Weights, names: dict[str, str]) -> Weights:
         tensors={**weights.tensors, **tensors},
         places=None if weights.places is None or places is None else {**weights.places, **places},
         aliases={name: kept for name, kept in weights.aliases.items() if name not in names},
+        parts=parts,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from belay_cli.checkpoints.components import find_folders
 from belay_cli.checkpoints.config import read_config
 from belay_cli.checkpoints.directory import find_weights
 from belay_cli.checkpoints.meaning.recorded import Recorded
@@ -12,6 +13,7 @@ from belay_cli.checkpoints.order.averages import ema_by_name
 from belay_cli.checkpoints.order.names import naming, stem_of, step_in_name
 from belay_cli.checkpoints.order.steps import agreed_step, recorded_step
 from belay_cli.checkpoints.read import read_directory, read_file
+from belay_cli.checkpoints.together import read_folders
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats.contents import Tensor
@@ -40,11 +42,6 @@ class Checkpoint:
     def tensors(self) -> Mapping[str, Tensor]:
         """By name."""
         return self.weights.tensors
-
-    @property
-    def recognised(self) -> Mapping[str, str]:
-        """What was recognised and why, by what it is, in words."""
-        return {**self.weights.recognised, "step": self.step_from or "none"}
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -101,16 +98,21 @@ def _open_file(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
 
 def _open_directory(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
     own = _own_name(path)
-    inner, passed_over = find_weights(path, opening)
-    if opening.subfolder is not None and ema_by_name(inner.name):
-        opening = replace(opening, source=opening.source or "ema")  # named by its folder, so asked for
-    weights = read_directory(inner, opening)
-    notes = [f"{own}: takes {inner.name}, not {name}" for name in passed_over]
+    folders = find_folders(path, opening)
+    weights, notes = (read_folders(path, folders, opening), []) if folders.taken else _read_one(path, opening, own)
     named_by, name = _named(path, own, own, is_file=False)
     step = agreed_step(
         recorded_step(weights, path), step_in_name(named_by), path, needs_step, named_low=weights.named_low
     )
     return _checkpoint(name, path, weights, step, (*notes, *weights.notes))
+
+
+def _read_one(path: AnyPath, opening: Opening, own: str) -> tuple[Weights, list[str]]:
+    """The weights of a directory that is one model, and notes about others that are passed over."""
+    inner, passed_over = find_weights(path, opening)
+    if opening.subfolder is not None and ema_by_name(inner.name):
+        opening = replace(opening, source=opening.source or "ema")  # named by its folder, so asked for
+    return read_directory(inner, opening), [f"{own}: takes {inner.name}, not {name}" for name in passed_over]
 
 
 def _checkpoint(

@@ -82,15 +82,16 @@ class Companions(NamedTuple):
         return [f"{names} {verb} not copied: copy by hand what a loader needs"]
 
 
-def companions(directory: AnyPath, taken: Collection[str] = ()) -> Companions:
-    """What lies beside the weights in a directory; taken: the names of the files that hold them.
+def companions(directory: AnyPath, taken: Collection[str] = (), folders: Collection[str] = ()) -> Companions:
+    """What lies beside the weights in a directory.
 
-    A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as
-    links; any other would let a downloaded directory pick files of this machine.
+    taken: the names of the files that hold them; folders: those inside it that hold some of them, and no other models.
+    A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as links; any
+    other would let a downloaded directory pick files of this machine.
     """
     roots = _roots(directory)
     found = Companions([], [], [])
-    for name, path in sorted(_walk(directory, _DEPTH)):
+    for name, path in sorted(_walk(directory, _DEPTH, folders)):
         if name in taken:
             continue
         reason = _reason_to_leave(path)
@@ -134,7 +135,7 @@ def source_card(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _walk(directory: AnyPath, depth: int, inside: str = "") -> Iterator[tuple[str, AnyPath]]:
+def _walk(directory: AnyPath, depth: int, folders: Collection[str], inside: str = "") -> Iterator[tuple[str, AnyPath]]:
     """Every file that is to be copied or named. Inside folders, files of unknown kinds are the trainer's."""
     for entry in directory.iterdir():
         if entry.name.startswith((".", "__pycache__")):
@@ -142,8 +143,8 @@ def _walk(directory: AnyPath, depth: int, inside: str = "") -> Iterator[tuple[st
         if entry.is_file():
             if is_companion(entry.name) or _might_be_missed(entry.name, at_top=not inside):
                 yield inside + entry.name, entry
-        elif depth > 0 and entry.is_dir() and _may_hold_companions(entry):
-            yield from _walk(entry, depth - 1, f"{inside}{entry.name}/")
+        elif depth > 0 and entry.is_dir() and _may_hold_companions(entry, inside + entry.name in folders):
+            yield from _walk(entry, depth - 1, folders, f"{inside}{entry.name}/")
 
 
 def _might_be_missed(name: str, *, at_top: bool) -> bool:
@@ -159,8 +160,10 @@ def _reason_to_leave(path: AnyPath) -> str | None:
     return None if is_companion(path.name) else ""
 
 
-def _may_hold_companions(directory: AnyPath) -> bool:
-    return not directory.is_symlink() and not _LOGS.fullmatch(directory.name) and not _is_a_model(directory)
+def _may_hold_companions(directory: AnyPath, is_taken: bool) -> bool:
+    if directory.is_symlink() or _LOGS.fullmatch(directory.name):
+        return False
+    return is_taken or not _is_a_model(directory)
 
 
 def _is_a_model(directory: AnyPath) -> bool:

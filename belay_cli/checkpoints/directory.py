@@ -157,10 +157,26 @@ def find_weights(directory: AnyPath, opening: Opening) -> tuple[AnyPath, list[st
     --subfolder or --source says otherwise. Raises CheckpointError if it is not clear which model is meant.
     """
     if opening.subfolder is not None:
-        return _subfolder(directory, opening.subfolder), []
+        return subfolder(directory, opening.subfolder), []
     if holds_weights(directory):
         return directory, []
     found = holders(directory)
+    raw = raw_or_ema(directory, found, opening)
+    refuse_parts_in(directory, [entry.name for entry in raw])
+    if len(raw) > 1:
+        raise CheckpointError(
+            f"holds several models: {', '.join(entry.name for entry in raw)}",
+            file=directory,
+            hint=f"choose one of them: --subfolder {raw[0].name}; or take all of them: --subfolder all",
+        )
+    return (raw[0], [entry.name for entry in found if entry not in raw]) if raw else (directory, [])
+
+
+def raw_or_ema(directory: AnyPath, found: list[AnyPath], opening: Opening) -> list[AnyPath]:
+    """Of the folders with weights in a directory those that are no EMA by their name; with --source ema, the others.
+
+    Raises CheckpointError if there are only EMAs, and nobody asked for them.
+    """
     raw = [entry for entry in found if not ema_by_name(entry.name)]
     raw = found if opening.allow_averages and not raw else raw
     if found and not raw and opening.source is None and not opening.allow_averages:
@@ -170,18 +186,12 @@ def find_weights(directory: AnyPath, opening: Opening) -> tuple[AnyPath, list[st
             hint="leave it out, or average EMAs on purpose: --source ema",
         )
     if opening.source == "ema" and raw != found:
-        raw = [entry for entry in found if entry not in raw]
-    refuse_parts_in(directory, [entry.name for entry in raw])
-    if len(raw) > 1:
-        raise CheckpointError(
-            f"holds several models: {', '.join(entry.name for entry in raw)}",
-            file=directory,
-            hint=f"choose one of them: --subfolder {raw[0].name}",
-        )
-    return (raw[0], [entry.name for entry in found if entry not in raw]) if raw else (directory, [])
+        return [entry for entry in found if entry not in raw]
+    return raw
 
 
-def _subfolder(directory: AnyPath, name: str) -> AnyPath:
+def subfolder(directory: AnyPath, name: str) -> AnyPath:
+    """The folder of this name, which holds weights. Raises CheckpointError, and UsageError if it lies elsewhere."""
     parts = name.strip("/").split("/")
     if not all(map(is_plain_name, parts)):
         raise UsageError(f"--subfolder {name} is no folder inside a checkpoint")

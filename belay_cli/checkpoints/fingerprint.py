@@ -36,10 +36,13 @@ def _blocks(start: int, data: int) -> list[tuple[int, int]]:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """The fingerprint of its one file, or the SHA-256 over `name fingerprint` lines of its shards in name order."""
+    """The fingerprint of its one file, or the SHA-256 over `name fingerprint` lines of its shards in name order.
+
+    Of several models the names begin with the folders.
+    """
     if len(checkpoint.files) == 1:
         return file_fingerprint(checkpoint.files[0])
-    lines = [f"{file.path.name} {file_fingerprint(file)}\n" for file in checkpoint.files]
+    lines = [f"{name} {file_fingerprint(file)}\n" for name, file in checkpoint.weights.named_files()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.weights import Weights
 from belay_cli.formats.safetensors import WeightFile
 
 LARGEST = 1_000_000  # bytes of UTF-8, of names and values together
@@ -46,9 +46,9 @@ class Metadata(NamedTuple):
 
 
 def agreed_metadata(
-    checkpoints: Sequence[Checkpoint], tensors: Collection[str], aliases: Collection[str], untrue: Collection[str]
+    checkpoints: Sequence[Weights], tensors: Collection[str], aliases: Collection[str], untrue: Collection[str]
 ) -> Metadata:
-    """The entries that all checkpoints have alike.
+    """The entries that all checkpoints of one model have alike.
 
     tensors: names in the output; aliases: entries that the output makes itself; untrue: entries that would not hold
     for the output, because somebody asked for another rank or dtype.
@@ -87,7 +87,7 @@ def _is_own(name: str) -> bool:
     return name in _OWN or name.startswith(_RESERVED)
 
 
-def _stored_names(checkpoint: Checkpoint) -> set[str]:
+def _stored_names(checkpoint: Weights) -> set[str]:
     """The names of tensors as the files have them."""
     files = [file for file in checkpoint.files if isinstance(file, WeightFile)]
     return {tensor.name for file in files for tensor in file.tensors}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from belay_cli.checkpoints.components import canonical
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import UsageError
 
@@ -32,7 +33,7 @@ class Selection:
     @property
     def opening(self) -> Opening:
         """How each checkpoint is opened."""
-        return Opening(self.subfolder, self.state_key, self.source, self.allow_averages)
+        return Opening(canonical(self.subfolder), self.state_key, self.source, self.allow_averages)
 
     def __post_init__(self) -> None:
         if self.source not in (None, *SOURCES):

@@ -18,6 +18,7 @@ from belay_cli.checkpoints.compare import difference
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.order.averages import average_by_name
 from belay_cli.checkpoints.order.proof import falling, order_checkpoints
+from belay_cli.checkpoints.recognised import recognised
 from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.cli import options as o
 from belay_cli.console import Console, error_json
@@ -84,7 +85,10 @@ class Findings:
             "command": "inspect",
             "series": series.name,
             "unit": series.unit,
-            "checkpoints": [self._checkpoint(c, t) for c, t in zip(series.checkpoints, series.ticks, strict=True)],
+            "checkpoints": [
+                self._checkpoint(*one)
+                for one in zip(series.checkpoints, series.ticks, recognised(series.checkpoints), strict=True)
+            ],
             "problems": [
                 {"message": str(e), "file": e.file, "tensor": e.tensor, "hint": e.hint} for e in self.problems
             ],
@@ -98,7 +102,7 @@ class Findings:
             ]
         return result
 
-    def _checkpoint(self, checkpoint: Checkpoint, tick: int) -> dict[str, Any]:
+    def _checkpoint(self, checkpoint: Checkpoint, tick: int, found: dict[str, str]) -> dict[str, Any]:
         return {
             "name": checkpoint.name,
             "path": str(checkpoint.path),
@@ -108,7 +112,7 @@ class Findings:
             "parameters": _parameters(checkpoint),
             "dtypes": _dtypes(checkpoint),
             "bytes": checkpoint.bytes,
-            "recognised": dict(checkpoint.recognised),
+            "recognised": found,
         }
 
     def show(self, console: Console, tensors: bool) -> None:
@@ -198,8 +202,8 @@ def _row(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _recognised(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
     """What was recognised and why, said once for checkpoints of which it is the same."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for checkpoint in checkpoints:
-        groups.setdefault(tuple(checkpoint.recognised.items()), []).append(checkpoint.name)
+    for checkpoint, what in zip(checkpoints, recognised(checkpoints), strict=True):
+        groups.setdefault(tuple(what.items()), []).append(checkpoint.name)
     for found, names in groups.items():
         whose = "" if len(groups) == 1 else f" in {listed(names)}"
         yield f"recognised{whose}:"

@@ -71,7 +71,12 @@ AllowAverages = Annotated[
 ]
 Subfolder = Annotated[
     str | None,
-    _option("--subfolder", text="The model to take of several in a checkpoint: unet.", panel=_SERIES, metavar="NAME"),
+    _option(
+        "--subfolder",
+        text="Of several models in a checkpoint: one, such as unet; some, as unet,text_encoder; or all.",
+        panel=_SERIES,
+        metavar="NAME",
+    ),
 ]
 StateKey = Annotated[
     str | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
+from belay_cli.checkpoints.weights import inside
 from belay_cli.cli import options as o
 from belay_cli.cli import summary as summaries
 from belay_cli.console import Console
@@ -185,11 +186,12 @@ class Publication:
                     tensor=check.tensor,
                     hint="make it again; belay verify shows more",
                 )
-        weights = [file.path.name for file in average.files]
+        weights = [name for name, _ in average.weights.named_files()]
         if average.directory is not None:
             weights.append(DOCUMENT)
-        if len(average.files) > 1:
-            weights.append(f"{average.weights.stem}{INDEX_SUFFIX}")
+        for folder, part in average.weights.components.items():
+            if len(part.files) > 1:
+                weights.append(inside(folder, part.stem + INDEX_SUFFIX))
         return whole_record(average, records), weights
 
     def _pull_request(self, uploads: Sequence[Upload]) -> str | None:

@@ -10,12 +10,13 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
+from belay_cli.checkpoints.components import LISTS
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.engine.chunks import Chunk
 from belay_cli.engine.digest import TensorDigests, to_take_later
@@ -54,6 +55,8 @@ class OutputWriter:
     def create(self) -> None:
         """Create every weight file at its full size, header first. Raises OutputError if there cannot be such files."""
         with self._errors_named():
+            for folder in filter(None, self._plan.folders):
+                (self._directory / folder).mkdir(parents=True, exist_ok=True)
             for head, shard in zip(self._headers, self._plan.shards, strict=True):
                 path = self._directory / shard.name
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
@@ -100,8 +103,10 @@ class OutputWriter:
                 self._add_companions()
                 self._add_file(DOCUMENT, self._plan.document(self._output, self._fingerprints, digests))
                 self._add_file(LOCAL, local_document(self._plan.series, source_card(self._plan.series.last)))
-                if entry := self._plan.index():
-                    self._add_file(*entry)
+                for name, content in self._plan.indices().items():
+                    self._add_file(name, content)
+                for folder in sorted(filter(None, self._plan.folders), reverse=True):  # one in another before that one
+                    self._sync_path(self._directory / folder)
                 self._sync_path(self._directory)
 
     def _finish_digests(self) -> dict[str, str]:
@@ -160,14 +165,14 @@ class OutputWriter:
             self._sync_path(target.place)
 
     def _replace_in_directory(self) -> None:
-        """The old output's files step aside, an index first, and the new ones move in, the index last.
+        """The old output's files step aside, what lists the others first, and the new ones move in, that last.
 
         In between no loader finds weights there. If a step fails, the old output is put back. Its record goes last and
         comes first, so that it says whose the files are even after a run that was killed.
         """
         target, aside = self._target.path, self._directory / "replaced"
-        entry = self._plan.index()
-        weights = [shard.name for shard in self._plan.shards] + ([entry[0]] if entry else [])
+        weights = [shard.name for shard in self._plan.shards] + list(self._plan.indices())
+        arriving = sorted([DOCUMENT, LOCAL, *self._plan.copies, *weights], key=_leaves, reverse=True)
         stepped_aside: list[str] = []
         moved_in: list[str] = []
         try:
@@ -175,7 +180,7 @@ class OutputWriter:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 (target / name).rename(aside / name)
                 stepped_aside.append(name)
-            for name in [DOCUMENT, LOCAL, *self._plan.copies, *weights]:
+            for name in arriving:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 _move_file(self._directory / name, target / name, replace=False)
                 moved_in.append(name)
@@ -184,7 +189,11 @@ class OutputWriter:
                 (target / name).unlink()
             for name in reversed(stepped_aside):
                 (aside / name).rename(target / name)
+            _remove_empty_folders(target, arriving)
             raise
+        _remove_empty_folders(target, self._target.replaced)
+        for folder in self._plan.folders:
+            self._sync_path(target / folder)
         self._sync_path(target)
 
     def discard(self) -> None:
@@ -283,19 +292,31 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 def _move_file(source: Path, target: Path, *, replace: bool) -> None:
     """Rename; without `replace`, never over a file that appeared meanwhile."""
-    if not replace:
-        try:
-            os.link(source, target)
-            source.unlink()
-            return
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise FileExistsError(17, "file exists") from None
-    source.replace(target)
+    if replace:
+        source.replace(target)
+        return
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(17, "file exists") from None
+        source.replace(target)
+        return
+    with contextlib.suppress(OSError):  # it would go with the directory that it was built in
+        source.unlink()
 
 
 def _leaves(name: str) -> int:
-    """When a file of an older output steps aside: an index first, its record last."""
-    return 0 if name.endswith(INDEX_SUFFIX) else 2 if name == DOCUMENT else 1
+    """When a file of an older output steps aside: what lists its models or shards first, its record last."""
+    if name in LISTS:
+        return 0
+    return 1 if name.endswith(INDEX_SUFFIX) else 3 if name == DOCUMENT else 2
+
+
+def _remove_empty_folders(directory: Path, names: Iterable[str]) -> None:
+    """Remove the folders of these files in which nothing is left."""
+    for folder in {folder for name in names for folder in PurePosixPath(name).parents[:-1]}:
+        with contextlib.suppress(OSError):
+            (directory / folder).rmdir()

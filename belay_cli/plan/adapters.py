@@ -36,6 +36,11 @@ def planned_updates(
             raise _undecided(series.last)
         return ()
 
+    if series.last.weights.parts:
+        raise UsageError(
+            "--lora delta is for one adapter, and these checkpoints are several models",
+            hint="take one of them: --subfolder NAME",
+        )
     pairs = update_pairs(series.checkpoints, tensors, averaged)
     for pair in pairs:
         if not (averaged(pair.a) and averaged(pair.b)):

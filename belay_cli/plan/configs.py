@@ -8,6 +8,7 @@ from typing import Any
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.config import read_config
+from belay_cli.checkpoints.weights import inside
 from belay_cli.plan.adapters import edited_config
 from belay_cli.plan.plan import PlanOptions
 
@@ -30,12 +31,15 @@ def untrue_metadata(options: PlanOptions) -> set[str]:
 
 
 def _with_dtype(series: Series, dtype: str, copies: Sequence[str]) -> dict[str, bytes]:
-    """config.json for weights of another dtype; nothing if it says no dtype, or that one."""
-    if dtype == "same" or CONFIG not in copies:
-        return {}
-    config = read_config(series.last.directory)
-    edited = with_dtype(config, dtype)
-    return {} if edited == config else {CONFIG: _text(edited)}
+    """config.json of every model for weights of another dtype; nothing if it says no dtype, or that one."""
+    found = {}
+    for folder, part in series.last.weights.components.items() if dtype != "same" else ():
+        name = inside(folder, CONFIG)
+        config = read_config(part.directory) if name in copies else {}
+        edited = with_dtype(config, dtype)
+        if edited != config:
+            found[name] = _text(edited)
+    return found
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str, depth: int = _DEEPEST) -> dict[str, Any]:

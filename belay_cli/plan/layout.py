@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan.policies import AVERAGE, DELTA
@@ -21,7 +22,8 @@ _SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 class PlannedTensor:
     """One tensor of the output: what becomes of it, and where it goes. `dtype` is a safetensors code.
 
-    `offset` counts bytes from the start of the data of its shard.
+    `offset` counts bytes from the start of the data of its shard. `folder` is that of its model, where an output is
+    several; `name` begins with it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class PlannedTensor:
     nbytes: int
     shard: int = 0
     offset: int = 0
+    folder: str = ""
 
     @property
     def averaged(self) -> bool:
@@ -47,10 +50,11 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Shard:
-    """One weight file: its name and the size of its data in bytes."""
+    """One weight file: its name, below the output's directory, its folder there, and the size of its data in bytes."""
 
     name: str
     nbytes: int
+    folder: str = ""
 
 
 def parse_size(text: str, option: str) -> int:
@@ -95,11 +99,28 @@ def lay_out(
     return placed, shards
 
 
+def lay_out_folders(
+    tensors: Sequence[PlannedTensor], stems: Mapping[str, str], largest: int | None
+) -> tuple[list[PlannedTensor], list[Shard]]:
+    """The same for every model by itself, in its folder: `stems` has what its files are called."""
+    placed: list[PlannedTensor] = []
+    shards: list[Shard] = []
+    for folder, stem in stems.items():
+        own, files = lay_out([tensor for tensor in tensors if tensor.folder == folder], inside(folder, stem), largest)
+        if own:  # else --drop leaves nothing of it
+            placed += [replace(tensor, shard=len(shards) + tensor.shard) for tensor in own]
+            shards += [replace(file, folder=folder) for file in files]
+    return placed, shards
+
+
 def header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors header with its length field, padded with spaces so that the data is aligned to 8 bytes."""
+    """A safetensors header with its length field, padded with spaces so that the data is aligned to 8 bytes.
+
+    Names in it are those that loaders look for, without the folder.
+    """
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     for tensor in tensors:
-        entries[tensor.name] = {
+        entries[without(tensor.folder, tensor.name)] = {
             "dtype": tensor.dtype,
             "shape": tensor.shape,
             "data_offsets": [tensor.offset, tensor.offset + tensor.nbytes],
@@ -109,11 +130,12 @@ def header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> byt
     return len(text).to_bytes(8, "little") + text
 
 
-def index(tensors: Sequence[PlannedTensor], shards: Sequence[Shard]) -> bytes:
-    """The index of a sharded output, in the Hub's form."""
-    owners = {tensor.name: shards[tensor.shard].name for tensor in tensors}
+def index(tensors: Sequence[PlannedTensor], shards: Sequence[Shard], folder: str = "") -> bytes:
+    """The index of the shards of one folder, in the Hub's form; tensors and shards are those of all."""
+    own = [tensor for tensor in tensors if tensor.folder == folder]
+    owners = {without(folder, tensor.name): without(folder, shards[tensor.shard].name) for tensor in own}
     content = {
-        "metadata": {"total_size": sum(shard.nbytes for shard in shards)},
+        "metadata": {"total_size": sum(shard.nbytes for shard in shards if shard.folder == folder)},
         "weight_map": dict(sorted(owners.items())),
     }
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -11,18 +11,20 @@ from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.companions import Companions, companions, companions_above
 from belay_cli.checkpoints.compare import first_difference
-from belay_cli.checkpoints.metadata import agreed_metadata
+from belay_cli.checkpoints.metadata import Metadata, agreed_metadata
 from belay_cli.checkpoints.unreadable import refuse_unreadable
+from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import BY_NAME, DTYPES
 from belay_cli.formats.safetensors import LARGEST_HEADER, METADATA
+from belay_cli.formats.text import listed
 from belay_cli.plan.adapters import of_rank, planned_updates
 from belay_cli.plan.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
 from belay_cli.plan.configs import edited_configs, untrue_metadata
-from belay_cli.plan.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out, parse_size
-from belay_cli.plan.plan import Plan, PlannedOutput, PlanOptions, output_stem, widest_elements
-from belay_cli.plan.policies import DELTA, DROP, Policies, refuse_packed, without_tied
+from belay_cli.plan.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out_folders, parse_size
+from belay_cli.plan.plan import Plan, PlannedOutput, PlanOptions, output_stems, widest_elements
+from belay_cli.plan.policies import DELTA, DROP, Policies, refuse_packed, with_unnamed_last, without_tied
 from belay_cli.plan.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.plan.warnings import left_out_warnings, order_warnings, rule_warnings, served_twice, tensor_warnings
 from belay_cli.provenance import DOCUMENT
@@ -47,19 +49,19 @@ def make_plan(
     if not rules or len(rules) != len(outputs):
         raise UsageError(f"{len(rules)} rules need as many outputs, not {len(outputs)}")
     policies, notes = without_tied(options.policies, series)
+    policies, as_they_are = with_unnamed_last(policies, series)
     checkpoints = untied(series.checkpoints, policies.action)
     options = replace(options, policies=policies)
-    series = replace(series, notes=(*series.notes, *notes), checkpoints=checkpoints)
+    series = replace(series, notes=(*series.notes, *notes, *as_they_are), checkpoints=checkpoints)
     found = _all_tensors(series)
     _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
     kept = _plan_tensors(series, options, {name: axis for pair in updates for axis, name in enumerate(pair)})
     targets = _find_targets(series, outputs, overwrite=options.overwrite)
-    placed, shards = lay_out(kept, output_stem(series), _largest_shard(options, targets))
+    placed, shards = lay_out_folders(kept, output_stems(series), _largest_shard(options, targets))
     beside, notes = _companions(series, targets)
-    names, aliases = {tensor.name for tensor in kept}, series.last.weights.aliases
-    metadata = agreed_metadata(series.checkpoints, names, aliases, untrue_metadata(options))
-    series = replace(series, notes=(*series.notes, *notes, *metadata.notes))
+    carried, left = _carried(series, kept, options)
+    series = replace(series, notes=(*series.notes, *notes, *left))
     planned = [_plan_output(series, rule, target) for rule, target in zip(rules, targets, strict=True)]
     plan = Plan(
         series=series,
@@ -70,7 +72,7 @@ def make_plan(
         outputs=tuple(planned),
         copies=tuple(beside.copied),
         edited=edited_configs(series, options, beside.copied),
-        carried=metadata.carried,
+        carried=carried,
         updates=updates,
         buffers=_plan_buffers(series, options, placed, len(outputs)),
         warnings=tuple(_warnings(series, planned, placed, beside.outside)),
@@ -85,22 +87,27 @@ def _check_tensors(series: Series, policies: Policies, found: Mapping[str, Tenso
     for checkpoint in series.checkpoints:
         refuse_unreadable(checkpoint.path, checkpoint.weights.unreadable, policies.drops)
     policies.check(found.values(), _other_names(series))
-    refuse_packed(policies, found, series.last.directory)
+    refuse_packed(policies, found, series.last)
     if error := first_difference(series.checkpoints, policies.exempts):
         raise error
 
 
 def _plan_tensors(series: Series, options: PlanOptions, factors: Mapping[str, int]) -> list[PlannedTensor]:
     """Those of the last checkpoint that are not dropped; `factors`: averaged as updates -> the axis of the rank."""
-    tensors = [_plan_tensor(tensor, options, factors.get(tensor.name)) for tensor in series.last.tensors.values()]
+    last = series.last
+    tensors = [
+        _plan_tensor(tensor, options, factors.get(tensor.name), last.weights.folder_of(tensor.name))
+        for tensor in last.tensors.values()
+    ]
     kept = [tensor for tensor in tensors if tensor.action != DROP]
-    if any(tensor.name == METADATA for tensor in kept):
-        raise CheckpointError(
-            f"holds a tensor named {METADATA}, a name that safetensors keeps for itself",
-            file=series.last.path,
-            tensor=METADATA,
-            hint=f"leave it out: --drop {METADATA}",
-        )
+    for tensor in kept:
+        if tensor.name == inside(tensor.folder, METADATA):
+            raise CheckpointError(
+                f"holds a tensor named {METADATA}, a name that safetensors keeps for itself",
+                file=last.path,
+                tensor=tensor.name,
+                hint=f"leave it out: --drop {tensor.name}",
+            )
     if not kept:
         raise UsageError("--drop leaves no tensor", hint="drop fewer")
     return kept
@@ -122,6 +129,12 @@ def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | Non
     paths = [default_output(series) if path is None else Path(path) for path in outputs]
     targets = [find_target(path, series, overwrite=overwrite) for path in paths]
     _refuse_same(targets)
+    for target in targets:
+        if target.is_file and (folders := series.last.weights.parts):
+            raise UsageError(
+                f"{target.path} is one file, and the checkpoints are several models: {listed(list(folders))}",
+                hint=f"write a directory: -o {target.path.stem}",
+            )
     return targets
 
 
@@ -129,8 +142,26 @@ def _companions(series: Series, targets: Iterable[Target]) -> tuple[Companions, 
     """What lies beside the weights of the last checkpoint, and notes about what of it is not copied."""
     if series.last.directory is None or all(target.is_file for target in targets):
         return Companions([], [], []), []
-    found = companions(series.last.directory, {file.path.name for file in series.last.files})
+    weights = series.last.weights
+    found = companions(series.last.directory, {name for name, _ in weights.named_files()}, weights.parts)
     return found, [*found.notes, *companions_above(series.last)]
+
+
+def _carried(
+    series: Series, kept: Sequence[PlannedTensor], options: PlanOptions
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """By folder, the metadata that all checkpoints have; and notes about what of it is left."""
+    carried, left = {}, set()
+    for folder, last in series.last.weights.components.items():
+        found = agreed_metadata(
+            [part for c in series.checkpoints if (part := c.weights.components.get(folder))],
+            {without(folder, tensor.name) for tensor in kept if tensor.folder == folder},
+            last.aliases,
+            untrue_metadata(options),
+        )
+        carried[folder] = found.carried
+        left |= set(found.left)
+    return carried, Metadata({}, sorted(left)).notes
 
 
 def _plan_buffers(series: Series, options: PlanOptions, tensors: Iterable[PlannedTensor], outputs: int) -> Buffers:
@@ -163,14 +194,14 @@ def _all_tensors(series: Series) -> dict[str, Tensor]:
     return found
 
 
-def _plan_tensor(tensor: Tensor, options: PlanOptions, rank_axis: int | None) -> PlannedTensor:
+def _plan_tensor(tensor: Tensor, options: PlanOptions, rank_axis: int | None, folder: str) -> PlannedTensor:
     action = options.policies.action(tensor.name, tensor.dtype) if rank_axis is None else DELTA
     if rank_axis is not None and options.lora_rank is not None:
         tensor = tensor._replace(shape=of_rank(tensor, options.lora_rank, rank_axis))
     converted = options.dtype != "same" and DTYPES[tensor.dtype].averageable
     dtype = BY_NAME[options.dtype].code if converted else tensor.dtype
     nbytes = tensor.elements * DTYPES[dtype].bits // 8
-    return PlannedTensor(tensor.name, action, tensor.dtype, dtype, tensor.shape, tensor.elements, nbytes)
+    return PlannedTensor(tensor.name, action, tensor.dtype, dtype, tensor.shape, tensor.elements, nbytes, folder=folder)
 
 
 def _largest_shard(options: PlanOptions, targets: Sequence[Target]) -> int | None:

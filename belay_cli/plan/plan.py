@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.adapters.lora import Pair
-from belay_cli.checkpoints.directory import STANDARD_STEMS
+from belay_cli.checkpoints.directory import INDEX_SUFFIX, STANDARD_STEMS
+from belay_cli.checkpoints.weights import inside
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.plan.adapters import LORA
@@ -93,7 +95,7 @@ class Plan:
     outputs: tuple[PlannedOutput, ...]
     copies: tuple[str, ...]  # files of the last checkpoint's directory, relative to it
     edited: Mapping[str, bytes]  # those of them that are written with another content
-    carried: Mapping[str, str]  # metadata that all checkpoints have
+    carried: Mapping[str, Mapping[str, str]]  # by folder, metadata that all checkpoints have
     updates: tuple[Pair, ...]  # factors that are averaged as the update they stand for
     buffers: Buffers
     warnings: tuple[str, ...]
@@ -137,8 +139,11 @@ class Plan:
         """Bytes of the widest element that is read, and of the widest that is written."""
         return widest_elements(self.tensors)
 
-    def metadata(self, output: PlannedOutput, fingerprints: Sequence[str] | None = None) -> dict[str, str]:
-        """The record of one output, but for the digests."""
+    def metadata(
+        self, output: PlannedOutput, fingerprints: Sequence[str] | None = None, folder: str = ""
+    ) -> dict[str, str]:
+        """The metadata of the files in one folder of an output, but for the digests. The record is one for all."""
+        last = self.series.last.weights
         return metadata(
             self.series,
             output.rule,
@@ -148,7 +153,9 @@ class Plan:
             options=self.options.arguments(),
             copies=() if output.target.is_file else self.copies,
             aliases=self.aliases,
-            carried=self.carried,
+            shared=last.within(folder, self.aliases),
+            carried=self.carried.get(folder, {}),
+            components=self.folders if last.parts else (),
             lora=self.options.lora,
             left_out=self.series.left_out,
             fingerprints=fingerprints,
@@ -172,19 +179,30 @@ class Plan:
         digests: Mapping[str, str] | None = None,
     ) -> list[bytes]:
         """The header of each shard of one output; without fingerprints or digests, placeholders of the same length."""
-        entries = self.metadata(output, fingerprints)
-        parts = [self.tensors_of(number) for number in range(len(self.shards))]
-        return [header(part, entries | digest_entry([tensor.name for tensor in part], digests)) for part in parts]
+        entries = {folder: self.metadata(output, fingerprints, folder) for folder in self.folders}
+        parts = [(shard.folder, self.tensors_of(number)) for number, shard in enumerate(self.shards)]
+        return [
+            header(part, entries[folder] | digest_entry([tensor.name for tensor in part], digests))
+            for folder, part in parts
+        ]
 
     def tensors_of(self, shard: int) -> list[PlannedTensor]:
         """The tensors of one shard, in the order of their bytes."""
         return [tensor for tensor in self.tensors if tensor.shard == shard]
 
-    def index(self) -> tuple[str, bytes] | None:
-        """Name and content of the index, if there are several shards."""
-        if len(self.shards) == 1:
-            return None
-        return f"{output_stem(self.series)}.safetensors.index.json", index(self.tensors, self.shards)
+    @cached_property
+    def folders(self) -> list[str]:
+        """Where the weight files lie, below the directory of an output: empty for itself."""
+        return list(dict.fromkeys(shard.folder for shard in self.shards))
+
+    def indices(self) -> dict[str, bytes]:
+        """Name and content of the index of every folder with several shards."""
+        stems, count = output_stems(self.series), Counter(shard.folder for shard in self.shards)
+        return {
+            inside(folder, stems[folder] + INDEX_SUFFIX): index(self.tensors, self.shards, folder)
+            for folder in self.folders
+            if count[folder] > 1
+        }
 
     def files(self, output: PlannedOutput) -> dict[Path, int]:
         """Every file that one output consists of, with its size."""
@@ -193,8 +211,7 @@ class Plan:
         if target.is_file:
             return {target.path: sizes[0]}
         files = {target.path / shard.name: size for shard, size in zip(self.shards, sizes, strict=True)}
-        if entry := self.index():
-            files[target.path / entry[0]] = len(entry[1])
+        files |= {target.path / name: len(content) for name, content in self.indices().items()}
         files[target.path / DOCUMENT] = len(self.document(output))
         if self.copies:
             directory = copies_from(self.series)
@@ -204,10 +221,12 @@ class Plan:
         return files
 
 
-def output_stem(series: Series) -> str:
-    """The name under which loaders look for the weights: that of the last checkpoint, if libraries know it."""
-    stem = series.last.weights.stem
-    return stem if series.last.directory or stem in STANDARD_STEMS else "model"
+def output_stems(series: Series) -> dict[str, str]:
+    """By folder, the name under which loaders look for weights: that of the last checkpoint, if libraries know it."""
+    return {
+        folder: part.stem if series.last.directory or part.stem in STANDARD_STEMS else "model"
+        for folder, part in series.last.weights.components.items()
+    }
 
 
 def widest_elements(tensors: Iterable[PlannedTensor]) -> tuple[int, int]:

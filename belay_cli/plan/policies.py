@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from belay_cli.checkpoints import Series
+from belay_cli.checkpoints import Checkpoint, Series
+from belay_cli.checkpoints.components import ALL, named
 from belay_cli.checkpoints.config import read_config
-from belay_cli.checkpoints.packed import packed
+from belay_cli.checkpoints.packed import Packed, packed
+from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import SeriesError, UsageError, glob_for
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import DTYPES, NOT_AVERAGEABLE_FLOATS
-from belay_cli.storage.files import AnyPath
+from belay_cli.formats.text import listed
 
 # The names of output embeddings that libraries tie to the input embedding.
 _TIED = re.compile(r"(.*\.)?(lm_head|embed_out|output|decoder)\.weight")
@@ -81,11 +83,21 @@ def without_tied(policies: Policies, series: Series) -> tuple[Policies, list[str
 
     Returns the policies with it, and a note.
     """
-    if not read_config(series.last.directory).get("tie_word_embeddings"):
+    folders = [
+        folder
+        for folder, part in series.last.weights.components.items()
+        if read_config(part.directory).get("tie_word_embeddings")
+    ]
+    if not folders:
         return policies, []
     everywhere = set.intersection(*(set(checkpoint.tensors) for checkpoint in series.checkpoints))
     somewhere = set.union(*(set(checkpoint.tensors) for checkpoint in series.checkpoints))
-    tied = sorted(name for name in somewhere - everywhere if _TIED.fullmatch(name) and not policies.exempts(name))
+    differ = {name: series.last.weights.folder_of(name) for name in somewhere - everywhere}
+    tied = sorted(
+        name
+        for name, folder in differ.items()
+        if folder in folders and _TIED.fullmatch(without(folder, name)) and not policies.exempts(name)
+    )
     notes = [
         f"{name} is only in some checkpoints; config.json says it is tied to the input embedding, so it is left out"
         for name in tied
@@ -93,16 +105,40 @@ def without_tied(policies: Policies, series: Series) -> tuple[Policies, list[str
     return replace(policies, drop=(*policies.drop, *map(glob.escape, tied))), notes
 
 
-def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], directory: AnyPath | None) -> None:
-    """Raise SeriesError for quantized weights that nobody decided about: an average of packed numbers is noise."""
-    found = packed(tensors, directory, [name for name in tensors if policies.exempts(name)])
-    if found:
-        otherwise = f"; if it is no weight: --last {glob_for(found.tensor)}" if found.doubtful else ""
-        raise SeriesError(
-            f"{found.tensor!r} is packed by {found.what}: an average of packed numbers is noise",
-            tensor=found.tensor,
-            hint=f"average the checkpoints from before quantization, then quantize the average{otherwise}",
-        )
+def with_unnamed_last(policies: Policies, series: Series) -> tuple[Policies, list[str]]:
+    """Take models that a list in --subfolder does not name as they are in the last checkpoint.
+
+    Returns the policies with it, and a note.
+    """
+    wanted = series.selection.opening.subfolder
+    if not series.last.weights.parts or wanted is None or wanted == ALL:
+        return policies, []
+    unnamed = [folder for folder in series.last.weights.parts if folder not in named(wanted)]
+    globs = [f"{glob.escape(folder)}/*" for folder in unnamed]
+    notes = [f"{listed(unnamed)}: not named by --subfolder, so as the last checkpoint has it"] if unnamed else []
+    return replace(policies, last=tuple(dict.fromkeys((*policies.last, *globs)))), notes
+
+
+def refuse_packed(policies: Policies, tensors: Mapping[str, Tensor], last: Checkpoint) -> None:
+    """Raise SeriesError for quantized weights that nobody decided about: an average of packed numbers is noise.
+
+    tensors: those of all checkpoints; last: the checkpoint that says where each model lies.
+    """
+    for folder, part in last.weights.components.items():
+        names = {name: without(folder, name) for name in tensors if last.weights.folder_of(name) == folder}
+        own = {name: tensors[whole]._replace(name=name) for whole, name in names.items()}
+        found = packed(own, part.directory, [name for whole, name in names.items() if policies.exempts(whole)])
+        if found:
+            raise _packed(found, inside(folder, found.tensor))
+
+
+def _packed(found: Packed, name: str) -> SeriesError:
+    otherwise = f"; if it is no weight: --last {glob_for(name)}" if found.doubtful else ""
+    return SeriesError(
+        f"{name!r} is packed by {found.what}: an average of packed numbers is noise",
+        tensor=name,
+        hint=f"average the checkpoints from before quantization, then quantize the average{otherwise}",
+    )
 
 
 def _undecided(tensor: Tensor) -> SeriesError:

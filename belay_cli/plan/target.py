@@ -12,6 +12,7 @@ from typing import Any
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
+from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.formats import SUFFIX
 from belay_cli.formats.safetensors import WeightFile, read_header
@@ -111,17 +112,25 @@ def _existing_directory(path: Path, overwrite: bool) -> Target:
         return Target(path, False)
     if not overwrite:
         raise _exists(path)
-    ours = _files_of_record(path)
-    for name in entries:
-        if name.endswith(SUFFIX):
-            file = _written_by_belay(path / name)
-            if file is None:
-                raise OutputError(
-                    f"holds {name}, which belay did not write", file=path, hint="write somewhere else: -o"
-                )
-            ours |= {name, DOCUMENT, LOCAL, *_recorded_copies(_parsed(file.metadata.get("belay.copies", "")))}
-    ours |= {name for name in entries if name.endswith(INDEX_SUFFIX) and _is_index_of(path / name, ours)}
+    record = _record(path)
+    ours = {DOCUMENT, LOCAL, *_recorded_copies(record.get("copies"))} if record else set()
+    for folder in dict.fromkeys(["", *_recorded_folders(record.get("components"))]):
+        ours |= _written_in(path, folder)
     return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
+
+
+def _written_in(path: Path, folder: str) -> set[str]:
+    """What belay wrote into one folder of an output, and what that records. Raises OutputError for other weights."""
+    here = path / folder
+    names = [inside(folder, entry.name) for entry in here.iterdir()] if here.is_dir() else []
+    ours: set[str] = set()
+    for name in sorted(name for name in names if name.endswith(SUFFIX)):
+        file = _written_by_belay(path / name)
+        if file is None:
+            raise OutputError(f"holds {name}, which belay did not write", file=path, hint="write somewhere else: -o")
+        ours |= {name, DOCUMENT, LOCAL, *_recorded_copies(_parsed(file.metadata.get("belay.copies", "")))}
+    written = {without(folder, name) for name in ours}
+    return ours | {name for name in names if name.endswith(INDEX_SUFFIX) and _is_index_of(path / name, written)}
 
 
 def _written_by_belay(path: Path) -> WeightFile | None:
@@ -140,6 +149,12 @@ def _recorded_copies(names: Any) -> set[str]:
     return {name for name in plain if is_companion(name.rpartition("/")[2])}
 
 
+def _recorded_folders(folders: Any) -> list[str]:
+    """Of the folders that an output's own record lists, those that lie inside it."""
+    listed = folders if isinstance(folders, list) else []
+    return [name for name in listed if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+
+
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
@@ -147,15 +162,13 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _files_of_record(directory: Path) -> set[str]:
-    """belay.json and what it lists; all that is left of an output if a run was killed while it was replaced."""
+def _record(directory: Path) -> dict[str, Any]:
+    """belay.json, or nothing: all that is left of an output if a run was killed while it was replaced."""
     try:
         found = read_json(directory / DOCUMENT)
     except CheckpointError:
-        return set()
-    if not isinstance(found, dict) or "schema" not in found:
-        return set()
-    return {DOCUMENT, LOCAL} | _recorded_copies(found.get("copies"))
+        return {}
+    return found if isinstance(found, dict) and "schema" in found else {}
 
 
 def _is_index_of(path: Path, files: set[str]) -> bool:

@@ -18,7 +18,10 @@ from belay_cli.rules import METHODS, Summary, summarize
 
 @dataclass(frozen=True)
 class Average:
-    """One average. Texts are as they were found; revisions are the first digits of a commit, or empty."""
+    """One average. Texts are as they were found; revisions are the first digits of a commit, or empty.
+
+    `folders` are those of an output that is several models.
+    """
 
     method: str
     unit: str
@@ -34,6 +37,7 @@ class Average:
     revisions: list[str]
     policies: dict[str, list[str]]
     copies: list[str]
+    folders: list[str]
     version: str
     torch: str
     command: str
@@ -75,6 +79,7 @@ def _checked(document: Mapping[str, Any]) -> Average:
         revisions=[_commit(c.get("revision")) for c in series],
         policies={name: [str(glob) for glob in globs] for name, globs in document["policies"].items()},
         copies=[str(copy) for copy in document.get("copies", [])],
+        folders=[str(folder) for folder in document.get("components", [])],
         version=str(document["version"]),
         torch=str((document.get("versions") or {}).get("torch", "")),
         command=str(document["command"]),

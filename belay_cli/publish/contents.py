@@ -85,7 +85,8 @@ def _refuse_incomplete(uploads: Collection[str], weights: Collection[str]) -> No
 def _without_other_weights(uploads: list[Upload], weights: Collection[str]) -> tuple[list[Upload], list[str]]:
     """The uploads but for checkpoints that lie in the same directory, and a note about those."""
     others = [u.name for u in uploads if u.name.endswith(_WEIGHTS) and u.name not in weights]
-    folders = tuple(f"{name.partition('/')[0]}/" for name in others if "/" in name)
+    own = {name.partition("/")[0] for name in weights if "/" in name}
+    folders = tuple(f"{top}/" for name in others if (top := name.partition("/")[0]) != name and top not in own)
     left = [u.name for u in uploads if u.name in others or u.name.startswith(folders)] if others else []
     if not left:
         return uploads, []

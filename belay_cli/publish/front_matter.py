@@ -79,8 +79,11 @@ def front_matter(
 
 def infer_library(document: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     """The library that loads the output, as its files say; None rather than a guess."""
-    copies = document.get("copies")
-    if "peft_type" in config or (isinstance(copies, list) and "adapter_config.json" in copies):
+    listed = document.get("copies")
+    copies = listed if isinstance(listed, list) else []
+    if "modules.json" in copies:
+        return "sentence-transformers"
+    if "peft_type" in config or "adapter_config.json" in copies:
         return "peft"
     if "_class_name" in config or "_diffusers_version" in config:
         return "diffusers"

@@ -167,15 +167,22 @@ def _loading(average: Average, config: Mapping[str, Any], repo: str) -> list[str
         return _transformers(average, config, name, repo)
     if library == "diffusers" and name:
         return _from_pretrained("diffusers", [name], repo)
+    if library == "sentence-transformers":
+        name = "SentenceTransformer"
+        return [f"from sentence_transformers import {name}", "", f'model = {name}("{repo}")']
     if library == "peft":
         return _from_pretrained("peft", ["AutoPeftModel" + _ADAPTERS.get(str(config.get("task_type")), "")], repo)
+    lines = ["from pathlib import Path", "", "from huggingface_hub import snapshot_download"]
+    lines += ["from safetensors.torch import load_file", "", "weights = {}"]
+    if average.folders:
+        return [
+            *lines,
+            f'root = Path(snapshot_download("{repo}"))',
+            'for file in root.rglob("*.safetensors"):',
+            "    weights.setdefault(file.parent.relative_to(root).as_posix(), {}).update(load_file(file))",
+        ]
     return [
-        "from pathlib import Path",
-        "",
-        "from huggingface_hub import snapshot_download",
-        "from safetensors.torch import load_file",
-        "",
-        "weights = {}",
+        *lines,
         f'for file in Path(snapshot_download("{repo}")).glob("*.safetensors"):',
         "    weights.update(load_file(file))",
     ]

@@ -156,6 +156,7 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
 
     Also for a whole model that has them beside its weights, and for what has the configuration of an adapter.
     """
-    if checkpoint.directory and (checkpoint.directory / ADAPTER_CONFIG).is_file():
+    directories = [part.directory for part in checkpoint.weights.components.values()]
+    if any(directory and (directory / ADAPTER_CONFIG).is_file() for directory in directories):
         return True
     return any(factor_of(n) for n in checkpoint.tensors) or kind_by_names(checkpoint.tensors) is not None
