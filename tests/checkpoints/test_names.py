@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from belay_cli.checkpoints.order.names import (
-    epoch_in_name,
     names_a_checkpoint,
     naming,
     rounds_in_name,
@@ -65,24 +64,6 @@ def words(text: str) -> list[str]:
 )
 def test_steps(name, step):
     assert step_in_name(name) == step
-
-
-@pytest.mark.parametrize(
-    ("name", "epoch"),
-    [
-        ("epoch_3", 3),
-        ("epoch=3-step=200", 3),
-        ("ep0-ba200-rank0", 0),
-        ("12epoch", 12),
-        ("checkpoint-epoch-7", 7),
-        ("epoch_0.25", None),
-        ("step_3", None),
-        ("deep3", None),
-        ("epochs", None),
-    ],
-)
-def test_epochs(name, epoch):
-    assert epoch_in_name(name) == epoch
 
 
 def test_rounds_are_what_a_step_starts_again_in():
@@ -153,7 +134,7 @@ DECIMALS = st.tuples(st.integers(0, 99), st.integers(0, 9999)).map(lambda p: f"{
 @given(st.one_of(DATES, HASHES, DECIMALS), st.sampled_from(["model-{}", "{}", "epoch_{}", "a_{}_b", "checkpoint-{}"]))
 def test_decimals_dates_and_hashes_are_no_numbers(noise, template):
     name = template.format(noise)
-    assert (has_number(name), step_in_name(name), epoch_in_name(name)) == (False, None, None)
+    assert (has_number(name), step_in_name(name)) == (False, None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The order of a series: what names and records say, and whether they prove one.
 
 pieces     a name in pieces, and which of its numbers count
-names      the step and the epoch that a name states
+names      the step that a name states, and the epochs
 averages   averages by their names
 ranks      parts of tensors by their names
 steps      the step that name and record agree on

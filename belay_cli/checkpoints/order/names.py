@@ -1,4 +1,4 @@
-"""What a name says: the step, the epoch, and whether it is that of a checkpoint.
+"""What a name says: the step, the epochs it may start again in, and whether it is that of a checkpoint.
 
 A name is the stem of a file or the name of a directory.
 """
@@ -13,9 +13,7 @@ from belay_cli.checkpoints.order.pieces import Kind, Piece, has_number, last_wor
 _STEP_WORD = re.compile(r"(?:^|[^a-z])(?:global[_-]?)?(?:steps?|iter(?:ation)?s?)[=_-]?$", re.IGNORECASE)
 # Words that number what a step may start again in.
 _ROUND_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep|stage|phase|round|cycle)[=_-]?$", re.IGNORECASE)
-_EPOCH_WORD = re.compile(r"(?:^|[^a-z])(?:epochs?|ep)[=_-]?$", re.IGNORECASE)
 _STEP_BEHIND = re.compile(r"[-_](?:steps?|iter(?:ation)?s?)(?:$|[-_].*)", re.IGNORECASE)
-_EPOCH_BEHIND = re.compile(r"[-_]?epochs?$", re.IGNORECASE)
 
 # A whole name of one of these and a number states a step. accelerate's checkpoint_3 counts saves, so `_` does not do.
 _STEPPED = re.compile("checkpoint-|ckpt-|model-|weights-|pytorch_model-|adapter_model-")
@@ -72,16 +70,6 @@ def _is_stepped(found: tuple[Piece, ...]) -> bool:
 def is_round_word(text: str) -> bool:
     """Whether a text ends in a word that numbers epochs, stages or the like."""
     return _ROUND_WORD.search(text) is not None
-
-
-def epoch_in_name(name: str) -> int | None:
-    """The epoch that a name states, `epoch_3`, `ep3` or `3epoch`, or None; a fraction of one is none."""
-    found = pieces(name)
-    stated = _after(found, _EPOCH_WORD)
-    if stated:
-        return stated[-1].value
-    behind = len(found) > 1 and found[-1].kind is Kind.TEXT and _EPOCH_BEHIND.fullmatch(found[-1].text)
-    return found[-2].value if behind and found[-2].kind is Kind.NUMBER else None
 
 
 def rounds_in_name(name: str) -> tuple[int, ...]:
