@@ -203,6 +203,21 @@ def test_a_card_without_a_library_loads_every_folder(tmp_path, server, belay):
     same(found["weights"]["unet"], load_file("out/unet/diffusion_pytorch_model.safetensors"))
 
 
+def test_from_revisions_of_the_hub(output, kind, run, server, belay):
+    option = ["--subfolder", "all"] if kind == "pipeline" else []
+    revisions = {
+        path.name.replace("checkpoint-", "step"): {name: (path / name).read_bytes() for name in files(path)}
+        for path in run.iterdir()
+    }
+    server.make_repo("org/run", {"main": {"README.md": b"x"}, **revisions})
+    urls = [f"hf://org/run@step{step}" for step in (100, 200, 300)]
+    ran = belay("average", *urls, "-o", "there", *option)
+    assert ran.code == 0, ran.err
+    assert files(Path("there")) == files(output)
+    for name in WEIGHTS[kind]:
+        same(load_file(f"there/{name}"), load_file(output / name))
+
+
 # ---- real libraries
 
 
@@ -252,7 +267,7 @@ def test_a_pipeline_of_diffusers(tmp_path, belay, named):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_model_of_sentence_transformers(tmp_path, belay, safe):
-    sentence_transformers = pytest.importorskip("sentence_transformers")
+    import sentence_transformers
     from sentence_transformers import models
     from transformers import BertConfig, BertModel, BertTokenizerFast
 

@@ -46,7 +46,7 @@ class Folders(NamedTuple):
         """What is taken, in words."""
         names = ", ".join(folder or "the directory itself" for folder in self.taken)
         aside = f", not {', '.join(self.passed_over)}" if self.passed_over else ""
-        return f"takes the weights of several folders together: {names}{aside}"
+        return f"takes the weights in {names}{aside}"
 
 
 def several(wanted: str | None) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG, factors_in, kind_by_names
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.packed import packed
+from belay_cli.checkpoints.weights import inside
 
 
 def recognised(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
@@ -43,14 +44,16 @@ def _counted(updates: int) -> str:
 
 
 def _by_configuration(checkpoint: Checkpoint) -> dict[str, str]:
-    directory = checkpoint.directory
-    known = directory is not None and (directory / ADAPTER_CONFIG).is_file()
+    directories = [part.directory for part in checkpoint.weights.components.values()]
+    known = any(directory is not None and (directory / ADAPTER_CONFIG).is_file() for directory in directories)
     return {"adapter": f"by {ADAPTER_CONFIG}"} if known else {}
 
 
 def _packed(checkpoint: Checkpoint) -> dict[str, str]:
-    found = packed(checkpoint.tensors, checkpoint.directory, ())
-    return {"packed": f"{found.what}, by {found.tensor}"} if found else {}
+    for folder, part in checkpoint.weights.components.items():
+        if found := packed(part.tensors, part.directory, ()):
+            return {"packed": f"{found.what}, by {inside(folder, found.tensor)}"}
+    return {}
 
 
 def _aliases(checkpoint: Checkpoint) -> dict[str, str]:

@@ -13,7 +13,6 @@ from belay_cli.checkpoints import Selection, find_series, open_checkpoint
 from belay_cli.checkpoints.beside import left_beside
 from belay_cli.checkpoints.components import find_folders
 from belay_cli.checkpoints.fingerprint import fingerprint
-from belay_cli.checkpoints.recognised import recognised
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, UsageError
 from tests.several import INDEX, MODULES, ST, make_pipelines, make_sentence_transformers, model, write
@@ -43,8 +42,8 @@ def test_modules_with_weights(sentences):
     assert sorted(checkpoint.tensors) == sorted([*own, *(f"2_Dense/{name}" for name in own)])
     assert checkpoint.directory == sentences
     assert (checkpoint.step, checkpoint.step_from) == (100, "recorded in trainer_state.json")
-    assert checkpoint.notes == ("takes the weights of several folders together: the directory itself, 2_Dense",)
-    assert recognised([checkpoint])[0]["components"] == ". (3 tensors), 2_Dense (3 tensors)"
+    assert checkpoint.notes == ("takes the weights in the directory itself, 2_Dense",)
+    assert checkpoint.weights.recognised["components"] == ". (3 tensors), 2_Dense (3 tensors)"
     assert left_beside(checkpoint) == []
 
 
@@ -122,7 +121,7 @@ def test_a_pipeline_is_several_models_only_if_asked(pipeline):
     assert folders(pipeline) == ()
     assert find_folders(pipeline, ALL) == (("text_encoder", "unet", "vae"), ("unet_ema",))
     checkpoint = open_checkpoint(pipeline, ALL)
-    assert checkpoint.notes == ("takes the weights of several folders together: text_encoder, unet, vae, not unet_ema",)
+    assert checkpoint.notes == ("takes the weights in text_encoder, unet, vae, not unet_ema",)
     assert left_beside(checkpoint) == []
 
 
@@ -204,13 +203,13 @@ def test_a_name_that_leads_into_another_folder(tmp_path):
         open_checkpoint(tmp_path, nested)
 
 
-def test_an_architecture_is_compared_by_component(tmp_path):
+def test_an_architecture_is_compared_by_component(tmp_path, belay):
     run = make_pipelines(tmp_path / "run")
     save_file(model(0, 99), run / "checkpoint-200/vae/diffusion_pytorch_model.safetensors")
-    series = find_series([run], Selection(subfolder="all"))
-    one, other, _ = series.checkpoints
-    assert one.tensors["unet/conv.weight"].shape == other.tensors["unet/conv.weight"].shape
-    assert other.tensors["vae/conv.weight"].shape == (6, 99)
+    ran = belay("plan", run, "--subfolder", "all")
+    assert ran.code == 1
+    assert "checkpoint-200: 'vae/conv.weight' is 6×99; in checkpoint-100 it is 6×5" in ran.err
+    assert belay("plan", run, "--subfolder", "all", "--drop", "vae/conv.weight").code == 0
 
 
 def test_layouts_that_are_equal_share_their_tensors(tmp_path):

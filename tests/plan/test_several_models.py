@@ -63,7 +63,7 @@ def test_a_pipeline_comes_out_as_it_went_in(run):
         same(load_file(f"out/{name}"), averaged(run, name, coefficients(report)))
     for name in PIPELINE:
         assert Path("out", name).read_bytes() == (run / "checkpoint-300" / name).read_bytes()
-    assert report.notes[0] == "takes the weights of several folders together: text_encoder, unet, vae, not unet_ema"
+    assert report.notes[0] == "takes the weights in text_encoder, unet, vae, not unet_ema"
     assert report.warnings == []
     assert report.tensors == {"averaged": 6, "last": 3, "dropped": 0}
     assert {file["path"] for file in report.files} == {f"out/{n}" for n in [*PIPELINE, *WEIGHTS, "belay.json"]}
@@ -77,7 +77,7 @@ def test_sentence_transformers_need_no_option(sentences):
     assert files("out") == sorted([*own, *RECORD])
     for name in ("model.safetensors", "2_Dense/model.safetensors"):
         same(load_file(f"out/{name}"), averaged(sentences, name, coefficients(report)))
-    assert report.notes[0] == "takes the weights of several folders together: the directory itself, 2_Dense"
+    assert report.notes[0] == "takes the weights in the directory itself, 2_Dense"
     assert report.warnings == []
 
 
