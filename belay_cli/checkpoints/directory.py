@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from belay_cli.checkpoints.order.averages import ema_by_name
+from belay_cli.checkpoints.order.averages import LEAVE_OUT, average_by_name, ema_by_name
 from belay_cli.checkpoints.order.ranks import refuse_parts, refuse_parts_in
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, UsageError
@@ -177,17 +177,17 @@ def raw_or_ema(directory: AnyPath, found: list[AnyPath], opening: Opening) -> li
 
     Raises CheckpointError if there are only EMAs, and nobody asked for them.
     """
-    raw = [entry for entry in found if not ema_by_name(entry.name)]
-    raw = found if opening.allow_averages and not raw else raw
-    if found and not raw and opening.source is None and not opening.allow_averages:
+    emas = [entry for entry in found if ema_by_name(entry.name)]
+    raw = [entry for entry in found if entry not in emas and not average_by_name(entry.name)]
+    if opening.source == "ema":
+        return emas or raw
+    if found and not raw and not opening.allow_averages:
         raise CheckpointError(
-            f"holds only an EMA of weights, in {found[0].name}",
+            f"holds only {'an EMA' if emas else 'an average'} of weights, in {(emas or found)[0].name}",
             file=directory,
-            hint="leave it out, or average EMAs on purpose: --source ema",
+            hint="leave it out, or average EMAs on purpose: --source ema" if emas else LEAVE_OUT,
         )
-    if opening.source == "ema" and raw != found:
-        return [entry for entry in found if entry not in raw]
-    return raw
+    return raw or found
 
 
 def subfolder(directory: AnyPath, name: str) -> AnyPath:

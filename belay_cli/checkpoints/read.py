@@ -15,7 +15,7 @@ from belay_cli.checkpoints.directory import (
     weight_sets,
 )
 from belay_cli.checkpoints.meaning.understand import understand
-from belay_cli.checkpoints.order.averages import ema_by_name, holds_emas
+from belay_cli.checkpoints.order.averages import ema_by_name, lies_among_emas
 from belay_cli.checkpoints.order.ranks import refuse_parts_in, whole_alone
 from belay_cli.checkpoints.weights import Opening, Weights
 from belay_cli.errors import CheckpointError
@@ -107,5 +107,5 @@ def _named_ema(directory: AnyPath, stem: str, opening: Opening, *, beside: bool 
         return "by what lies beside it"
     says_nothing = stem in ("", *STANDARD_STEMS)
     own = says_nothing and ema_by_name(directory.absolute().name)
-    above = directory.absolute().parent if says_nothing else directory
-    return "by the name of its directory" if own or holds_emas(above) else None
+    among = lies_among_emas(directory if says_nothing else directory / stem)
+    return "by the name of its directory" if own or among else None

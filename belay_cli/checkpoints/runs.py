@@ -19,6 +19,7 @@ from belay_cli.checkpoints.directory import (
     WeightSet,
     holders,
     holds_weights,
+    is_ema_set,
     torch_sets,
     weight_sets,
 )
@@ -27,6 +28,7 @@ from belay_cli.checkpoints.order.averages import average_by_name, ema_by_name
 from belay_cli.checkpoints.order.pieces import Kind, Shape, has_number, pieces, shape
 from belay_cli.checkpoints.order.places import place_of
 from belay_cli.checkpoints.order.proof import in_order
+from belay_cli.checkpoints.order.ranks import refuse_parts_in
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import SUFFIX, is_directory_format
 from belay_cli.formats.foreign import recognise
@@ -42,6 +44,7 @@ _SAVED_AGAIN = re.compile(r"-(?:v\d+|last)$")
 _ONE_MODEL = ("model_index.json", "modules.json")
 
 _MOST_SHOWN = 8  # names in a note
+_IN_ORDER = "give the checkpoints themselves as arguments, in order"
 
 _Found = TypeVar("_Found")
 
@@ -60,13 +63,28 @@ def find_paths(arguments: Sequence[str | os.PathLike[str]], *, given: bool = Fal
         if not os.fspath(argument):
             raise UsageError("a checkpoint is given as an empty text", hint="is a variable of the shell not set?")
         path = parse(os.fspath(argument), listings) if is_url(os.fspath(argument)) else Path(argument)
-        inside, left_out = checkpoints_inside(path) if path.is_dir() else ([], [])
+        inside, left_out = _inside(path, given) if path.is_dir() else ([], [])
         if inside and left_out:
             notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not {_shortened(left_out)}")
         if given and len(inside) > 1:
             inside = [inside[i] for i in in_order([place_of(p, is_file=not p.is_dir()) for p in inside])]
         paths += inside or [path]
     return paths, notes
+
+
+def _inside(directory: AnyPath, given: bool) -> tuple[list[AnyPath], list[str]]:
+    """The checkpoints of a run directory, and what is left out. The mend for an order that is given is no glob."""
+    try:
+        inside, left_out = checkpoints_inside(directory)
+    except CheckpointError as error:
+        raise CheckpointError(error.message, file=error.file, hint=_IN_ORDER if given else error.hint) from error
+    sets = [s for s in _sets_or_none(directory) if not is_ema_set(s)] if given and not inside else []
+    if len(sets) > 1 and not any(s.stem in STANDARD_STEMS for s in sets):
+        found = [s.entry.name for s in sets]
+        refuse_parts_in(directory, found)
+        what = f"holds {len(found)} sets of weights: {_shortened(found)}"
+        raise CheckpointError(what, file=directory, hint=_IN_ORDER)
+    return inside, left_out
 
 
 def _shortened(left_out: Sequence[str]) -> str:
@@ -120,30 +138,34 @@ def checkpoints_inside(directory: AnyPath) -> tuple[list[AnyPath], list[str]]:
     integers alone, else such files. Both are empty for a directory that is a checkpoint itself, or no run.
     """
     sets = _sets_or_none(directory)
-    others = _sets_or_none(directory, torch_sets) if sets and sets[0].suffix == SUFFIX else []
     entries = sorted((e for e in directory.iterdir() if not e.name.startswith(".")), key=lambda entry: entry.name)
     folders = [entry for entry in entries if entry.is_dir() and not STATE.fullmatch(entry.name)]
     inside = _folders(directory, folders, sets)
     taken = {entry.name for entry in inside}
     left_out = [_link_or_name(folder) for folder in folders if inside and folder.name not in taken and _holds(folder)]
-    inside = inside or _of_one_format(directory, _files(directory, sets), _files(directory, others))
-    taken = {entry.name for entry in inside}
-    left_out += [s.entry.name for s in (*sets, *(others if inside else ())) if s.entry.name not in taken]
+    if not inside:
+        sets += _sets_or_none(directory, torch_sets) if sets and sets[0].suffix == SUFFIX else []
+        inside = _of_one_format(directory, sets)
+        taken = {entry.name for entry in inside}
+    left_out += [s.entry.name for s in sets if s.entry.name not in taken]
     return (sorted(inside, key=_numbers), left_out) if inside else ([], [])
 
 
-def _of_one_format(directory: AnyPath, safetensors: list[AnyPath], torch: list[AnyPath]) -> list[AnyPath]:
-    """The files of a run that has them in one format, or the same ones in both. Raises CheckpointError."""
-    if not safetensors or not torch:
-        return safetensors or torch
-    stems = [{names.stem_of(entry.name) for entry in entries} for entries in (safetensors, torch)]
-    if stems[0] != stems[1]:
+def _of_one_format(directory: AnyPath, sets: Sequence[WeightSet]) -> list[AnyPath]:
+    """The files of a run, which are safetensors or torch files. Raises CheckpointError if it has others in either.
+
+    Beside torch files one of safetensors is a last save, or an optimizer; beside all of them they are converted ones.
+    """
+    whole = any(s.stem in STANDARD_STEMS for s in sets)
+    found = [_files(directory, [s for s in sets if (s.suffix == SUFFIX) is safe], whole) for safe in (True, False)]
+    safetensors, torch = found
+    if safetensors and torch and {s.stem for s in safetensors} != {s.stem for s in torch}:
         raise CheckpointError(
             f"holds a series as {SUFFIX}, {len(safetensors)} checkpoints, and one as {torch[0].suffix}, {len(torch)}",
             file=directory,
             hint=f"give the files of one of them: {directory}/*{torch[0].suffix}",
         )
-    return safetensors
+    return [s.entry for s in safetensors or torch]
 
 
 def _sets_or_none(directory: AnyPath, find: Callable[[AnyPath], list[WeightSet]] = weight_sets) -> list[WeightSet]:
@@ -157,10 +179,30 @@ def _folders(directory: AnyPath, folders: list[AnyPath], sets: list[WeightSet]) 
     whole = any(s.stem in STANDARD_STEMS for s in sets)
     named = [folder for folder in folders if names.names_a_checkpoint(folder.name)]
     if named:
-        return [] if _is_checkpoint(directory, sets, named) else named
+        return [] if _is_checkpoint(directory, sets, named) else _of_one_series(directory, named)
     if whole or any((directory / name).is_file() for name in _ONE_MODEL):
         return []
     return _alike_folders(directory, [folder for folder in folders if not _leads_beside(folder)])
+
+
+def _of_one_series(directory: AnyPath, named: list[AnyPath]) -> list[AnyPath]:
+    groups = _alike(named, lambda folder: folder.name)
+    groups = [group for group in groups if sum(map(_holds_a_model, group)) > 1] if len(groups) > 1 else []
+    _refuse_several(directory, [[folder.name for folder in group] for group in groups])
+    return named
+
+
+def _refuse_several(directory: AnyPath, series: Sequence[Sequence[str]]) -> None:
+    """Raise CheckpointError for several series in one directory; the names of each are given."""
+    if len(series) < 2:
+        return
+    bases = [_base(names.stem_of(own[0])) for own in series]
+    alone = next((base for base in bases if base and sum(own[0].startswith(base) for own in series) == 1), None)
+    raise CheckpointError(
+        f"holds {len(series)} series: {', '.join(f'{own[0]} …' for own in series)}",
+        file=directory,
+        hint="give the checkpoints of one of them as arguments" + (f": {directory}/{alone}*" if alone else ""),
+    )
 
 
 def _is_checkpoint(directory: AnyPath, sets: list[WeightSet], inside: list[AnyPath]) -> bool:
@@ -184,33 +226,26 @@ def _alike_folders(directory: AnyPath, folders: list[AnyPath]) -> list[AnyPath]:
     there = {folder.name for folder in folders}
     groups = _alike([folder for folder in folders if _ends_in_a_number(folder.name)], lambda folder: folder.name)
     found = [group for group in groups if _base(group[0].name) not in there and sum(map(_holds, group)) > 1]
-    if len(found) > 1:
-        raise CheckpointError(
-            f"holds {len(found)} series: {', '.join(f'{group[0].name} …' for group in found)}",
-            file=directory,
-            hint=f"give the checkpoints of one of them as arguments: {directory}/{_base(found[0][0].name)}*",
-        )
+    _refuse_several(directory, [[folder.name for folder in group] for group in found])
     bare = [folder for folder in folders if folder.name.isdigit() and _holds(folder)]
     return found[0] if found else bare if len(bare) == 1 else []
 
 
-def _files(directory: AnyPath, sets: Sequence[WeightSet]) -> list[AnyPath]:
-    """Files whose stems are of one template, by words that count checkpoints, else by their integers alone."""
-    files = [s for s in sets if s.index is None and not _OPTIMIZER.match(s.stem)]
+def _files(directory: AnyPath, sets: Sequence[WeightSet], whole: bool) -> list[WeightSet]:
+    """Files whose stems are of one template, by words that count checkpoints, else by their integers alone.
+
+    whole: whether the directory also holds a model under a standard name, beside which only words count.
+    """
+    files = [s for s in sets if s.index is None and not (_OPTIMIZER.match(s.stem) or STATE.fullmatch(s.entry.name))]
     raw = [s for s in files if not average_by_name(s.stem) and not ema_by_name(s.stem)] or files
-    groups = _alike(raw, lambda s: s.stem)
+    once = [s for s in raw if s.suffix != ".ckpt" or not _SAVED_AGAIN.search(s.stem)]
+    groups = _alike(once, lambda s: s.stem)
     said = [group for group in groups if names.step_in_name(group[0].stem) is not None or names.counts(group[0].stem)]
-    if len(said) > 1:
-        raise CheckpointError(
-            f"holds {len(said)} series: {', '.join(f'{group[0].entry.name} …' for group in said)}",
-            file=directory,
-            hint=f"give the checkpoints of one of them as arguments: {directory}/{_base(said[0][0].stem)}*",
-        )
+    _refuse_several(directory, [[s.entry.name for s in group] for group in said])
     if said:
         shapes = {shape(group[0].stem) for group in said}
-        return [s.entry for s in raw if shape(s.stem) in shapes or _records_its_step(s, said, shapes)]
-    whole = any(s.stem in STANDARD_STEMS for s in sets)
-    return [s.entry for s in groups[0]] if len(groups) == 1 and not whole else []
+        return [s for s in raw if shape(s.stem) in shapes or _records_its_step(s, said, shapes)]
+    return groups[0] if len(groups) == 1 and not whole else []
 
 
 def _records_its_step(weights: WeightSet, said: Sequence[Sequence[WeightSet]], shapes: set[Shape]) -> bool:

@@ -16,7 +16,7 @@ from belay_cli.checkpoints.order.names import (
     stem_of,
     step_in_name,
 )
-from belay_cli.checkpoints.order.pieces import Kind, has_number, pieces
+from belay_cli.checkpoints.order.pieces import Kind, has_number, pieces, shape
 
 
 def words(text: str) -> list[str]:
@@ -48,6 +48,19 @@ def words(text: str) -> list[str]:
         ("TinyLlama-1.1B-intermediate-step-1431k-3T", 1_431_000),
         ("gpt--val_loss=2.31-step=900-consumed_samples=7200.0", 900),
         ("2024-05-02_08-11-45-save-530-5-30", 530),
+        ("rl_model_1000_steps", 1000),
+        ("step-1,000", 1000),
+        ("step_100_acc_91", 100),
+        ("step1000epoch1", 1000),
+        ("step_9_of_10", 9),
+        ("step_500thousand", None),
+        ("step_1mil", None),
+        ("step_1Ki", None),
+        ("step_10k5", None),
+        ("step_1_5k", None),
+        ("step-1'000", None),
+        ("iter_500Kstep", None),
+        ("step_-2", None),
         ("step_0.25", None),
         ("step_1.2.3", None),
         ("step_2024-05-01", None),
@@ -94,15 +107,18 @@ def test_names_of_which_only_a_part_fits(name):
 
 
 KINDS = {
-    Kind.MEASURE: "epoch_{0.25} loss={0.1234} val_loss-{0.53} lr{1e-4} acc={93} x={.5} step_{0.25} f_{1.5e-3}",
+    Kind.MEASURE: "epoch_{0.25} loss={0.1234} val_loss-{0.53} lr{1e-4} acc={93} "
+    "loss={-0.21} val_loss={nan} mAP50_{71} top1_{71} f1_{71} "
+    "valacc_{71} winrate{55} rew_{200} best_recall_{71} x_{-2} x={.5} step_{0.25} f_{1.5e-3}",
     Kind.DATE: "{2024-05-01_22-58-41} m_{20240501} {20240501T225841} {Mar14_22-58-41}_host {22-58-41} {2024.05.01} "
-    "{01-05-2024} {2024-05-01T22:58:41.123456Z} {20240501-2258} {01May2024} {20240501225841}",
+    "{01-05-2024} {2024-05-01T22:58:41.123456Z} {20240501-2258} {01May2024} {20240501225841} m_{22h58} "
+    "m_{2024-05-01+22-58-41+00}",
     Kind.HASH: "{7d1c0bb0a3f64c9eab12f0f34c5a8d9e01b7c6fa} x-{0e9f3a2} {550e8400-e29b-41d4-a716-446655440000}",
     Kind.SIZE: "llama-{7b} pythia-{410m} qwen-{1.5B} llama{13b}-chat",
     Kind.RANK: "rank{0} rank_{1} mp_rank_{00} tp_{0} pp_{0} model_rank_{0} shard_{0} part-{0} consolidated.{00} "
-    "m-{00001}-of-00002 x_rank{3}_y",
+    "m-{00001}-of-00002 x_rank{3}_y worker{0} dp_{1} chunk_{0} node{1} cuda{0}",
     Kind.NUMBER: "{1,000} {9} m_{1.5k} m_{2e4} ba{10000} e{100000} ba{200} consolidated_{100} {003000} "
-    "model{010000} net_{20}",
+    "model{010000} net_{20} epoch_{09}_of_10 {240b}_tokens",
 }
 
 
@@ -113,7 +129,10 @@ def test_kinds_of_numbers(kind, marked):
     assert [(piece.kind, piece.text) for piece in found] == [(kind, text)]
 
 
-@pytest.mark.parametrize("name", words("v2 model-v1 1.2.3 sd15 sd-v1-5 net_v1.5 version_3 seed_7 fold2 fp16 run3 bs32"))
+@pytest.mark.parametrize(
+    "name",
+    words("run@9 kfold_0 client_3 cv1 v2 model-v1 1.2.3 sd15 sd-v1-5 net_v1.5 version_3 seed_7 fold2 fp16 run3 bs32"),
+)
 def test_versions_and_settings_are_text(name):
     assert [piece.kind for piece in pieces(name)] == [Kind.TEXT]
 
@@ -171,3 +190,17 @@ def test_long_names_take_no_time(part):
     step_in_name(name)
     names_a_checkpoint(name)
     assert time.perf_counter() - begin < 20
+
+
+@pytest.mark.parametrize(
+    "names", ["a_0.1_1 a_0.2_2", "loss=-1_9 loss=nan_10", "step-50K-105b step-1M-3T", "2024-05-01_1 2024-05-02_2"]
+)
+def test_names_of_one_shape(names):
+    assert len(set(map(shape, names.split()))) == 1
+
+
+@pytest.mark.parametrize(
+    "names", ["lr_1e-4_1 lr_2e-4_2", "a-7b-1 a-13b-2", "a_1 b_2", "v1_1 v2_2", "mAP50_1 mAP75_2", "s-1 s_2"]
+)
+def test_names_of_several_shapes(names):
+    assert len(set(map(shape, names.split()))) == 2

@@ -261,3 +261,22 @@ def test_absent_paths_are_not_its_business(tmp_path):
     refuse_parts([tmp_path / "nowhere/consolidated.00.pth"])
     with pytest.raises(CheckpointError, match="holds what one rank had"):
         refuse_parts([tmp_path / "nowhere/consolidated.01.pth"])
+
+
+@pytest.mark.parametrize("word", ["part", "worker", "dp", "device", "node", "cuda", "chunk"])
+def test_one_list_of_words_for_names_and_for_what_lies_beside(tmp_path, word):
+    paths = [tmp_path / f"step{step}/{word}{rank}.pt" for step in (9, 10) for rank in (0, 1)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with pytest.raises(CheckpointError, match=f"holds what one rank had; {word}1.pt holds what another had"):
+        refuse_parts(paths[::2])
+    for path in paths[1::2]:
+        path.unlink()
+    refuse_parts(paths[::2])
+
+
+def test_ranks_of_nanotron_are_not_sent_to_megatron():
+    assert mend_for("pp-rank-0-of-1_tp-rank-0-of-2.safetensors") == (
+        "put them together first, as the code that wrote them does"
+    )

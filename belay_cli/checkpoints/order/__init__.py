@@ -6,6 +6,7 @@ averages   averages by their names
 ranks      parts of tensors by their names
 steps      the step that name and record agree on
 places     the names on a checkpoint's path, and its step
+parts      parts of one checkpoint among those given
 proof      the order, by steps or by names
 rounds     steps that start again in each epoch
 one_run    whether they are checkpoints of one run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from belay_cli.checkpoints.order.names import stem_of
+from belay_cli.checkpoints.order.names import names_a_checkpoint, stem_of
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath
 
@@ -23,8 +23,8 @@ def _named(pattern: str, what: str) -> Named:
 
 # What stands beside `avg` or `average` where that is a score or a layer.
 _NO_WEIGHTS = (
-    "pool|pooling|pooled|loss|acc|accuracy|precision|recall|f|score|reward|return|val|valid|dice|iou|wer|cer|bleu|psnr"
-    "|time|len|length"
+    "pool|pooling|pooled|time|len|length|loss|acc|accuracy|err|error|precision|recall|f|f1|score|rewards?|returns?|rew|q"
+    "|val|valid|train|test|dev|eval|dice|m?iou|m?ap|auc|auroc|ppl|nll|wer|cer|bleu|rouge|psnr|ssim|snr|sdr|mae|r?mse|mrr"
 )
 _AVERAGE = "(?:avg|averaged?|averages|averaging)"
 
@@ -37,9 +37,10 @@ _AVERAGES = (
     _named(r"avg_?\d+(?:[-_.].*)?", "an average of WeNet"),
     # torch.optim.swa_utils and Lightning's StochasticWeightAveraging, as scripts name them: swa_model, net-swa.
     _named(r"swa(?:[-_.\d].*)?|.*[-_.]swa[-_.]?\d*", "an average of stochastic weight averaging"),
-    # Written in one word: AveragedModel (torch.optim.swa_utils), Polyak's averages.
+    # Written in one word: AveragedModel (torch.optim.swa_utils).
     _named(r"(?:.*[-_.])?(?:averaged?|avg)(?:model|weights|net)(?:[-_.\d].*)?", "an average of checkpoints"),
-    _named(r"(?:.*[-_.])?polyak(?:[-_.\d].*)?", "an average of Polyak's kind"),
+    # Averages of all iterates (Polyak and Juditsky 1992), and of the latest (LAWA, arXiv 2209.14981).
+    _named(r"(?:.*[-_.])?(?:polyak|lawa)(?:[-_.\d].*)?", "an average of iterates"),
     # Model soups: greedy_soup.pt, model_soup.safetensors.
     _named(r"(?:.*[-_.])?soup(?:[-_.].*)?", "a soup of models"),
     # fairseq/scripts/average_checkpoints.py, timm's avg_checkpoints.py (averaged.pth), belay-average and the like.
@@ -52,14 +53,18 @@ _AVERAGES = (
 
 LEAVE_OUT = "leave it out, or say --allow-averages"
 
-# An average of scores: avg_train_loss_0.3, mAP_avg_0.8, loss_moving_avg=0.80.
-_SCORED = re.compile(r"(?<![a-z])(?:avg|average|ave)(?![a-z])[-_=a-z0-9]{0,40}?[-_=]-?\d*\.\d", re.IGNORECASE)
+# An average of scores, whose value follows: avg_q_0.8, loss_moving_avg=0.80; no avg_model_0.999.
+_OF_WEIGHTS = "models?|checkpoints?|ckpts?|weights|net|epochs?|steps?|iters?|last|best|of"
+_SCORED = re.compile(
+    rf"(?<![a-z])(?:avg|average|ave)(?![a-z])(?![-_=](?:{_OF_WEIGHTS})(?![a-z]))[-_=a-z0-9]{{0,40}}?[-_=]?-?\d*\.\d",
+    re.IGNORECASE,
+)
 
 # Names of directories that say it of all that lies in them; a run may be called after the EMA that it trains with.
-_FOLDER = r"(?:weights|model|checkpoints?|ckpts?)"
-_OF_EMAS = re.compile(rf"ema|{_FOLDER}[-_]ema|ema[-_]{_FOLDER}", re.IGNORECASE)
+_FOLDER = r"(?:weights|models?|checkpoints?|ckpts?|nets?)"
+_OF_EMAS = re.compile(rf"emas?|{_FOLDER}[-_]?emas?|emas?[-_]?{_FOLDER}", re.IGNORECASE)
 _OF_AVERAGES = re.compile(
-    rf"swa|averaged?|averages|{_FOLDER}[-_](?:swa|averaged?|avg)|(?:swa|averaged?|avg)[-_]{_FOLDER}", re.IGNORECASE
+    rf"(?:{_FOLDER}[-_]?)?(?:swa|avg|averaged?|averages|polyak|lawa|soups?)(?:[-_]?{_FOLDER})?", re.IGNORECASE
 )
 
 # `ema` as a word: not in schema, cinema or gemma. EDM2 names its power function EMAs phema.
@@ -84,16 +89,21 @@ def ema_by_name(stem: str) -> str | None:
     return "an EMA by its name" if said else None
 
 
-def holds_emas(directory: AnyPath) -> bool:
-    """Whether a directory is one of EMAs by its whole name: `ema`, `ema_weights`."""
-    return _OF_EMAS.fullmatch(directory.absolute().name) is not None
+def lies_among_emas(path: AnyPath) -> bool:
+    """Whether the directory that holds a checkpoint is one of EMAs by its whole name: `ema`, `weights_ema`."""
+    return _OF_EMAS.fullmatch(_holder(path)) is not None
+
+
+def _holder(path: AnyPath) -> str:
+    """The name of the directory that holds a checkpoint, of which this may be a part: swa in swa/checkpoint-9/unet."""
+    above = path.absolute().parent
+    return above.parent.name if names_a_checkpoint(above.name) else above.name
 
 
 def refuse_average_by_name(path: AnyPath) -> None:
     """Raise SeriesError for a checkpoint that is an average of others, by its own name or its directory's."""
     what = average_by_name(path.name if path.is_dir() else stem_of(path.name))
-    above = path.absolute().parent
-    if what is None and _OF_AVERAGES.fullmatch(above.name):
-        raise SeriesError(f"is an average, by the name of its directory, {above.name}", file=path, hint=LEAVE_OUT)
+    if what is None and _OF_AVERAGES.fullmatch(_holder(path)):
+        raise SeriesError(f"is an average, by the name of its directory, {_holder(path)}", file=path, hint=LEAVE_OUT)
     if what is not None:
         raise SeriesError(f"is {what}, by its name", file=path, hint=LEAVE_OUT)

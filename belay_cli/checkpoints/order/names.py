@@ -40,9 +40,16 @@ def last_thousands(name: str) -> str | None:
     return stated.text.rpartition("_")[2] if stated is not None and "_" in stated.text else None
 
 
+def numbers_before_step(name: str) -> list[int]:
+    """The integers in a name before the step that it states: of an epoch or a run, and never a score of that step."""
+    found, stated = pieces(name), _stated(name)
+    before = found[: found.index(stated)] if stated else ()
+    return [piece.value for piece in before if piece.kind is Kind.NUMBER and piece.value is not None]
+
+
 def _stated(name: str) -> Piece | None:
     found = pieces(name)
-    stated = _after(found, _STEP_WORD) or _before(found, _STEP_BEHIND)
+    stated = [n for n in _after(found, _STEP_WORD) if _ends(found, n)] or _before(found, _STEP_BEHIND)
     if stated or _is_stepped(found):
         return stated[-1] if stated else found[-1]
     return found[-5] if _is_of_onetrainer(found) else None
@@ -79,12 +86,7 @@ def rounds_in_name(name: str) -> tuple[int, ...]:
 
 def _after(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
     """The integers that stand behind a word."""
-    pairs = enumerate(pairwise(found), 2)
-    return [
-        number
-        for after, (text, number) in pairs
-        if number.kind is Kind.NUMBER and word.search(text.text) and _ends(found[after:])
-    ]
+    return [number for text, number in pairwise(found) if number.kind is Kind.NUMBER and word.search(text.text)]
 
 
 def _before(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
@@ -92,17 +94,17 @@ def _before(found: tuple[Piece, ...], word: re.Pattern[str]) -> list[Piece]:
     return [number for number, text in pairwise(found) if number.kind is Kind.NUMBER and word.fullmatch(text.text)]
 
 
-# What may follow a number without anything between: another count, and no letters of a scale that is not known.
-_GOES_ON = re.compile(r"(?:epochs?|ep|iters?|tok(?:en)?s?|loss|val|rank|ema)(?![a-z])|[^A-Za-z]", re.IGNORECASE)
+# Words that may follow a number without anything between; other letters may be a scale that is not known.
+_GOES_ON = re.compile(r"(?:epochs?|ep|iters?|tok(?:en)?s?|loss|val|acc|rank|ema|of)(?![a-z])|[^A-Za-z]", re.IGNORECASE)
 
 
-def _ends(after: tuple[Piece, ...]) -> bool:
-    """Whether a number ends where it seems to, by the pieces behind it: not in 500thousand, 1'000 or 1_5k."""
+def _ends(found: tuple[Piece, ...], number: Piece) -> bool:
+    """Whether a number ends where it seems to, by the pieces behind it: not in 500thousand, 10k5, 1'000 or 1_5k."""
+    after = found[found.index(number) + 1 :]
     if not after or after[0].kind is not Kind.TEXT:
         return True
-    if len(after) > 1 and after[1].kind is Kind.NUMBER:
-        scaled = after[0].text == "_" and after[1].text[-1] in "kKM"
-        return after[0].text not in (",", "'") and not scaled
+    if len(after) > 1 and after[1].kind is Kind.NUMBER and after[0].text in (",", "'", "_"):
+        return after[0].text == "_" and after[1].text[-1] not in "kKM"
     return _GOES_ON.match(after[0].text) is not None
 
 

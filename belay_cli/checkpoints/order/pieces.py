@@ -7,6 +7,7 @@ model is no counter, and neither is a number that stands behind a word such as `
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
@@ -44,6 +45,8 @@ _TIMES = rf"(?:[-_T. +]{_CLOCK}(?:Z|\+\d\d(?!\d))?)?"
 _DATED = rf"{_YEAR}(?P<dash>[-_.]){_MONTH}(?P=dash){_DAY}(?!\d)"
 _END = r"(?![0-9A-Za-z])(?!\.\d)(?![,']\d)"
 _WORDED = rf"\d{{1,3}}(?:_\d{{3}})+{_END}|\d+(?:\.\d+)?(?:[kKmM]|[eE]\+?\d{{1,2}})?{_END}"
+# Scores with a number in their names: mAP50, top1, F1, hits@10. What follows is the score.
+_NUMBERED = r"(?i:(?:m?ap|top|rouge|hits?|ndcg|recall|precision|acc)[-@]?\d{1,3}|f-?\d)"
 
 # In the order in which they are tried at each place of a name.
 _PIECE = re.compile(
@@ -57,6 +60,7 @@ _PIECE = re.compile(
       | (?<![\d.]){_DAY}(?P<dot>[-_.]){_DAY}(?P=dot){_YEAR}(?!\d){_TIMES}
       | (?<![A-Za-z])(?:{_MONTHS}[-_]?{_DAY}(?!\d)|(?<!\d)\d{{1,2}}[-_]?{_MONTHS}[-_]?{_YEAR}(?!\d)){_TIMES})
   | (?P<clock>(?<!\d)(?:[01]\d|2[0-3])(?:(?P<colon>[-:])[0-5]\d(?P=colon)[0-5]\d|h[0-5]\d(?:m?[0-5]\d)?)(?![0-9A-Za-z]))
+  | (?P<scored>(?<![A-Za-z]){_NUMBERED})(?=[-_=]\d)
   | (?P<version>(?<![A-Za-z])(?:
         (?i:v|ver|version|rev)[-_.]?\d+(?:\.\d+)*(?:[-.]\d{_END})?
       | (?i:sd|sdxl)\d\d?(?!\d))
@@ -74,17 +78,22 @@ _PIECE = re.compile(
 )
 _SCALES = {"k": 3, "m": 6, "b": 9, "t": 12}
 
-# Words after which a number tells things apart that are no moments of one run, or is a setting of the run.
+# Words after which a number tells things apart that are no moments of one run, or is a setting of the run; the first
+# also at the end of a word, as in kfold.
 _SETTINGS = re.compile(
-    "[a-z]*(?:seed|fold)|run|exp|experiment|trial|expert|layer|fp|bf|int|bit|bits|bs|lr|wd|dim|size|alpha|seq|len|ctx|of"
-    "|client|site|replica|split|cv|head|agent"
+    "[a-z]*(?:seed|fold|expert|client|replica|agent|trial)|run|exp|experiment|layers?|fp|bf|int|bit|bits|bs|lr|wd|dim"
+    "|size|alpha|seq|len|ctx|of|site|split|cv|heads?|member|ensemble|hidden|width|depth|rs"
 )
 _SCORES = re.compile(
-    "[a-z]*(?:loss|acc|accuracy|err|error|score|reward|precision|recall|rate)|ppl|perplexity|bleu|rouge|wer|cer|m?ap"
-    "|miou|iou|auc|auroc|psnr|ssim|fid|kid|lpips|mae|mse|rmse|dice|rew|returns?|elo|success"
+    "[a-z]*(?:loss|acc|accuracy|err|error|score|rewards?|precision|recall|return)|(?:win|hit|success|pass)?rate|ppl"
+    "|perplexity|bleu|rouge|chrf|meteor|cider|wer|cer|m?ap|m?iou|auc|auroc|psnr|ssim|snr|sdr|fid|kid|lpips|mae|mse|rmse"
+    "|dice|mrr|mcc|ndcg|nll|bpb|bpc|pesq|stoi|rew|returns|elo|success|val|best|metric"
+    "|top|hits?"
 )
+_SCORE = re.compile(rf"(?<![A-Za-z]){_NUMBERED}[-_=]$")
 # Words after which a number says which part of one checkpoint this is.
-_RANKS = re.compile("rank|tp|pp|mp|dp|shard|part|worker|gpu|device|process")
+RANK_WORDS = "rank|tp|pp|mp|dp|gpu|cuda|device|node|proc|process|part|worker|chunk"
+_RANKS = re.compile(f"{RANK_WORDS}|shard")
 _COUNTED_OF = re.compile("epochs?|ep|steps?|iters?|iterations?|rounds?|stages?|days?")
 _LAST_WORD = re.compile(r"([A-Za-z]+)([^A-Za-z0-9]*)$")
 _LONGEST_WORD = 40  # letters; bounds the search for the last one
@@ -117,7 +126,7 @@ def _add(found: list[Piece], match: re.Match[str]) -> None:
             found.append(_counted(match[number]))
             return
     text = match[0]
-    if match["version"] is not None:
+    if match["version"] is not None or match["scored"] is not None:
         _add_text(found, text)
     elif match["hash"] is not None or match["size"] is not None:
         found.append(Piece(Kind.HASH if match["hash"] is not None else Kind.SIZE, text))
@@ -137,23 +146,14 @@ def _add(found: list[Piece], match: re.Match[str]) -> None:
 def _add_number(found: list[Piece], text: str) -> None:
     """A number is what the word before it says: a setting is a part of the text."""
     word, between = last_word(found[-1]) if found else ("", "")
-    if _SETTINGS.fullmatch(word) or _is_of_a_score(word, between, text):
+    if _SETTINGS.fullmatch(word):
         _add_text(found, text)
-    elif _SCORES.fullmatch(word) or (found and _AT.search(found[-1].text[-_LONGEST_WORD:])):
+    elif _SCORES.fullmatch(word) or (found and _SCORE.search(found[-1].text[-_LONGEST_WORD:])):
         found.append(Piece(Kind.MEASURE, text))
     elif _RANKS.fullmatch(word) or (word == "consolidated" and between == "."):
         found.append(Piece(Kind.RANK, text, _integer(text)))
     else:
         found.append(_counted(text))
-
-
-# Scores with a number in their names: mAP50, top1, F1, Rouge-2, hits@10. What follows is the score.
-_NUMBERED = re.compile("m?ap|top|f|rouge|hits?|ndcg")
-_AT = re.compile(r"(?<![a-z])(?:m?ap|top|f|rouge|hits?|ndcg)[-@]?\d{1,3}[-_=]$", re.IGNORECASE)
-
-
-def _is_of_a_score(word: str, between: str, text: str) -> bool:
-    return _NUMBERED.fullmatch(word) is not None and between in ("", "@", "-") and len(text) <= 3
 
 
 def last_word(piece: Piece) -> tuple[str, str]:
@@ -192,13 +192,28 @@ def has_number(name: str) -> bool:
 
 
 def shape(name: str) -> Shape:
-    """What names of one template have in common: their literal text, and the kinds of what stands between."""
-    return tuple((piece.kind, piece.text if piece.kind is Kind.TEXT else "") for piece in pieces(name))
+    """What names of one template have in common: their text, the settings and the size of the model, and the kinds of
+    what stands between.
+
+    A size behind the first number that counts is not that of a model, but counts tokens: step-50K-105b.
+    """
+    found = pieces(name)
+    first = next((i for i, piece in enumerate(found) if piece.kind is Kind.NUMBER), 0)
+    return tuple(
+        (piece.kind, piece.text if piece.kind is Kind.TEXT or _is_the_same(found, i, first) else "")
+        for i, piece in enumerate(found)
+    )
 
 
-def amounts(name: str) -> list[Decimal]:
-    """All that a name gives as numbers, whatever they mean, decimals and sizes too."""
-    kinds = (Kind.NUMBER, Kind.MEASURE, Kind.SIZE)
+def _is_the_same(found: tuple[Piece, ...], i: int, first: int) -> bool:
+    """Whether a piece is the size of a model, or the value of a setting that is no integer: lr_1e-4."""
+    if found[i].kind is Kind.SIZE:
+        return i < first
+    return found[i].kind is Kind.MEASURE and i > 0 and _SETTINGS.fullmatch(last_word(found[i - 1])[0]) is not None
+
+
+def amounts(name: str, kinds: Collection[Kind]) -> list[Decimal]:
+    """The numbers of these kinds in a name, decimals and sizes too; what is no finite number, as nan, is left out."""
     found = [_amount(piece) for piece in pieces(name) if piece.kind in kinds]
     return [amount for amount in found if amount is not None]
 

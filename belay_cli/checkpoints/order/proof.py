@@ -6,23 +6,25 @@ count is said in `names`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.order import names
 from belay_cli.checkpoints.order.one_run import note_several_runs, refuse_other_names
+from belay_cli.checkpoints.order.parts import refuse_parts_by_number
 from belay_cli.checkpoints.order.pieces import Kind, Piece, amounts, has_number, pieces, shape
 from belay_cli.checkpoints.order.places import Place, place_of, places_of
-from belay_cli.checkpoints.order.rounds import by_rounds, steps_restart
+from belay_cli.checkpoints.order.rounds import GIVEN, by_rounds, steps_restart
 from belay_cli.checkpoints.order.twins import merge_twins, same_content
 from belay_cli.checkpoints.selection import Selection
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import AnyPath
 
-GIVEN = "give the checkpoints in order, with --order given"
 _MOST_SHOWN = 4  # names in a note
 
 
@@ -31,7 +33,7 @@ def order_checkpoints(
 ) -> tuple[list[Checkpoint], str]:
     """In order, with the unit of their ticks. Raises SeriesError if the order is not sure, or two are at one place."""
     places = places_of(checkpoints)
-    _refuse_parts(places)
+    refuse_parts_by_number(places)
     if selection.order == "given" or len(checkpoints) < 2:
         return checkpoints, _unit(checkpoints, selection)
     if _count_in_each_epoch(checkpoints):
@@ -43,7 +45,9 @@ def order_checkpoints(
         return _by_step(checkpoints, places, selection, notes)
     if selection.unit == "step":
         raise SeriesError("states no step", file=without.path, hint="count in checkpoints: --unit checkpoint")
-    ordered = [checkpoints[i] for i in in_order(places)]
+    order = in_order(places)
+    ordered = [checkpoints[i] for i in order]
+    notes += note_several_runs([places[i] for i in order], counted=True)
     if selection.unit == "auto":
         said = f"{without.name} states no step, as step_500 or checkpoint-500 do: checkpoints are counted"
         notes.append(f"{said}, in this order: {_shown(ordered)}")
@@ -104,13 +108,21 @@ def _by_step(
     ordered, levels = [checkpoints[i] for i in order], [places[i].names for i in order]
     if steps_restart([(path, checkpoint.step or 0) for path, checkpoint in zip(levels, ordered, strict=True)]):
         ordered = by_rounds(ordered, levels, selection.unit, notes)
+        _refuse_other_runs(ordered, checkpoints, places)
         notes.append(f"steps start again in each epoch: checkpoints are counted, in this order: {_shown(ordered)}")
         return ordered, "checkpoint"
-    merged = merge_twins(ordered, notes)
-    by_place = {id(checkpoint): place for checkpoint, place in zip(checkpoints, places, strict=True)}
-    refuse_other_names([by_place[id(c)] for c in merged if not c.step_is_recorded])
-    notes += note_several_runs([by_place[id(c)] for c in merged])
-    return merged, "checkpoint" if selection.unit == "checkpoint" else "step"
+    ordered = merge_twins(ordered, notes)
+    notes += note_several_runs(_refuse_other_runs(ordered, checkpoints, places))
+    return ordered, "checkpoint" if selection.unit == "checkpoint" else "step"
+
+
+def _refuse_other_runs(
+    ordered: Sequence[Checkpoint], checkpoints: Sequence[Checkpoint], places: Sequence[Place]
+) -> list[Place]:
+    """The places of those in order. Raises SeriesError for one of another series by its name."""
+    known = {checkpoint.path: place for checkpoint, place in zip(checkpoints, places, strict=True)}
+    refuse_other_names([known[checkpoint.path] for checkpoint in ordered if not checkpoint.step_is_recorded])
+    return [known[checkpoint.path] for checkpoint in ordered]
 
 
 def _refuse_two_spellings(places: Sequence[Place]) -> None:
@@ -156,7 +168,7 @@ def in_order(places: Sequence[Place]) -> list[int]:
 def _contradict(before: Place, row: Sequence[int], after: Place, next_row: Sequence[int]) -> bool:
     if any(a > b for a, b in zip(row, next_row, strict=True)):
         return True
-    dates = [_values([pieces(place.names[0])], Kind.DATE) for place in (before, after)]
+    dates = [amounts(place.names[0], (Kind.DATE,)) for place in (before, after)]
     return any(a > b for a, b in zip(*dates, strict=False))
 
 
@@ -177,7 +189,7 @@ def _counters(places: Sequence[Place]) -> list[tuple[int, ...]]:
     Where their own names are the same, those of the directories above them tell the checkpoints apart.
     """
     rows: list[tuple[int, ...]] = [()] * len(places)
-    kinds: set[Kind] = set()
+    kinds: set[str] = set()
     differ = False
     for level in zip(*(place.names for place in places), strict=True):
         if len(set(level)) == 1:
@@ -185,10 +197,14 @@ def _counters(places: Sequence[Place]) -> list[tuple[int, ...]]:
         if len(set(map(shape, level))) > 1:
             if not differ:
                 raise _not_alike(places, level)
+            if len(set(map(_without_digits, level))) == 1:
+                raise _other_setting(places, level)
             break
-        differ = True
         columns = [column for column in zip(*map(pieces, level), strict=True) if len({c.text for c in column}) > 1]
-        kinds |= {column[0].kind for column in columns}
+        if differ and any(column[0].kind is Kind.SIZE for column in columns):
+            raise _other_setting(places, level)
+        differ = True
+        kinds |= set(map(_kind, columns))
         rows = [row + tuple(_varying(columns, i)) for i, row in enumerate(rows)]
     if not any(rows):
         raise _nothing_counts(places, kinds)
@@ -205,17 +221,34 @@ def _not_alike(places: Sequence[Place], level: Sequence[str]) -> SeriesError:
     """The error about a name that is not like the others, which are the most; one without a number first."""
     count = Counter(map(shape, level))
     odd = min(range(len(level)), key=lambda i: (count[shape(level[i])], has_number(level[i])))
-    other = [i for i in range(len(level)) if shape(level[i]) != shape(level[odd])]
-    usual = max(other, key=lambda i: count[shape(level[i])])
-    if has_number(level[odd]):
-        message = f"is not named as {places[usual].name} is, so its place in the series is unknown"
-    else:
-        message = "has no step and no integer in its name, so its place in the series is unknown"
-    return SeriesError(message, file=places[odd].path, hint=GIVEN)
+    others = [i for i in range(len(level)) if shape(level[i]) != shape(level[odd])]
+    usual = max(others, key=lambda i: (_differ_in_digits(level[i], level[odd]), count[shape(level[i])]))
+    message = "has no step and no integer in its name"
+    if _differ_in_digits(level[usual], level[odd]):
+        what = "the number is a setting, a size or a version"
+        message = f"differs from {level[usual]}: {what}" if has_number(level[odd]) else f"{message} that counts: {what}"
+    elif has_number(level[odd]):
+        message = f"is not named as {places[usual].name} is"
+    return SeriesError(f"{message}, so its place in the series is unknown", file=places[odd].path, hint=GIVEN)
 
 
-def _nothing_counts(places: Sequence[Place], kinds: set[Kind]) -> SeriesError:
-    what = " and a ".join(sorted(kind.value for kind in kinds))
+def _other_setting(places: Sequence[Place], level: Sequence[str]) -> SeriesError:
+    """The error about a directory above that is one of another setting, size or version."""
+    odd = next(i for i, name in enumerate(level) if name != level[0])
+    what = f"lies in {level[odd]}, which differs from {level[0]} in a setting, a size or a version"
+    return SeriesError(f"{what}, so its place in the series is unknown", file=places[odd].path, hint=GIVEN)
+
+
+def _differ_in_digits(one: str, other: str) -> bool:
+    return one != other and _without_digits(one) == _without_digits(other)
+
+
+def _without_digits(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
+
+
+def _nothing_counts(places: Sequence[Place], kinds: set[str]) -> SeriesError:
+    what = " and a ".join(sorted(kinds))
     told = f"differs from {places[0].name} in a {what} only, which does not count checkpoints"
     return SeriesError(
         told if what else f"is named as {places[0].name} is, and neither states a step",
@@ -224,51 +257,27 @@ def _nothing_counts(places: Sequence[Place], kinds: set[Kind]) -> SeriesError:
     )
 
 
-def _refuse_parts(places: Sequence[Place]) -> None:
-    """Raise SeriesError where a rank's number tells two apart: each is a part of a checkpoint, and none is one."""
-    seen: dict[object, tuple[list[int], Place]] = {}
-    for place in places:
-        for key, ranks in _ranked(place):
-            first, other = seen.setdefault(key, (ranks, place))
-            if first != ranks:
-                raise _part(place, other)
-
-
-def _ranked(place: Place) -> Iterator[tuple[object, list[int]]]:
-    """The ranks in a place's own name by its template, and those on its path by all that is no rank in it."""
-    found = [pieces(name) for name in place.names]
-    own, path = _values(found[:1], Kind.RANK), _values(found, Kind.RANK)
-    if own:
-        yield shape(place.names[0]), own
-    if path:
-        yield tuple(tuple("" if piece.kind is Kind.RANK else piece.text for piece in name) for name in found), path
-
-
-def _values(found: Sequence[Sequence[Piece]], kind: Kind) -> list[int]:
-    return [piece.value for name in found for piece in name if piece.kind is kind and piece.value is not None]
-
-
-def _part(place: Place, other: Place) -> SeriesError:
-    return SeriesError(
-        f"is a part of a checkpoint, as {other.name} is: a rank's number tells them apart",
-        file=place.path,
-        hint="put the parts together first, with the converter of the training code",
-    )
+def _kind(column: Sequence[Piece]) -> str:
+    """What the pieces at one place of the names are, in words."""
+    scores = column[0].kind is Kind.MEASURE and all(piece.text.isdigit() for piece in column)
+    return "score" if scores else column[0].kind.value
 
 
 def falling(checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
-    """A sentence about a series in the order that was given, where the numbers in the names or the steps fall."""
+    """A sentence about a series in the order that was given, where the numbers in the names or the steps fall.
+
+    Each is compared with the last one before it that has a step too, or a name of the same template.
+    """
     last: dict[object, Place] = {}
     for place in places_of(checkpoints):
-        form = tuple(shape(name) for name in place.names), place.step is None
-        before = last.get(form)
-        if before is not None and _falls(before, place):
-            yield (
-                f"the numbers fall: {before.name} is given before {place.name}, as a shell sorts names; "
-                "without --order given, belay orders by number what it can"
-            )
-            return
-        last[form] = place
+        keys = [tuple(map(shape, place.names)), *([None] if place.step is not None else [])]
+        for before in [last[key] for key in keys if key in last]:
+            if _falls(before, place):
+                sorted_so = ", as a shell sorts names" if before.name < place.name else ""
+                more = "; without --order given, belay orders by number what it can" if sorted_so else ""
+                yield f"the numbers fall: {before.name} is given before {place.name}{sorted_so}{more}"
+                return
+        last.update(dict.fromkeys(keys, place))
 
 
 def _falls(before: Place, after: Place) -> bool:
@@ -276,5 +285,12 @@ def _falls(before: Place, after: Place) -> bool:
         return before.step > after.step and not steps_restart([(p.names, p.step or 0) for p in (after, before)])
     for one, other in zip(before.names, after.names, strict=True):
         if one != other:
-            return amounts(one) > amounts(other)
+            return _amounts_of(one, other) > _amounts_of(other, one)
     return False
+
+
+def _amounts_of(name: str, other: str) -> list[Decimal]:
+    """The integers of a name; where another has the same ones, its dates, decimals and sizes."""
+    if amounts(name, (Kind.NUMBER,)) != amounts(other, (Kind.NUMBER,)):
+        return amounts(name, (Kind.NUMBER,))
+    return amounts(name, (Kind.DATE, Kind.MEASURE, Kind.SIZE))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from belay_cli.checkpoints.order.pieces import RANK_WORDS
 from belay_cli.errors import CheckpointError
 from belay_cli.storage.files import AnyPath
 
@@ -30,6 +31,7 @@ class Trainer(NamedTuple):
     mend: str
 
 
+_AS_WRITTEN = "put them together first, as the code that wrote them does"
 _MEGATRON = "convert them first: tools/checkpoint/convert.py of Megatron-LM, with a saver for Hugging Face"
 
 TRAINERS = (
@@ -45,8 +47,9 @@ TRAINERS = (
     Trainer(re.compile(r"ep\d+-ba\d+"), "save whole checkpoints: state_dict_type: full in Composer's FSDP config"),
     Trainer(re.compile(r"shard|model_part"), "put them together first: FSDP.consolidate_shard_weights of fairscale"),
     Trainer(re.compile(r"distcp$"), "its directory is the checkpoint"),
+    Trainer(re.compile(r"[tp]p-rank-\d+-of-\d"), _AS_WRITTEN),  # nanotron
     Trainer(re.compile(r"(?<![a-z])[mtp]p[-_]?(?:rank)?[-_]?\d"), _MEGATRON),
-    Trainer(re.compile(r"\d-of-\d"), "put them together first, as the code that wrote them does"),
+    Trainer(re.compile(r"\d-of-\d"), _AS_WRITTEN),
 )
 _ANY_TRAINER = (
     "put them together first (FSDP: accelerate merge-weights RUN OUT), or save the whole: "
@@ -57,13 +60,12 @@ _ANY_TRAINER = (
 # Megatron-DeepSpeed; Llama; fairscale; fairseq; torch.distributed.checkpoint; short names of kinds of parallelism.
 _NUMBER = re.compile(
     r"(?<![a-z])mp_rank_(\d{2})(?:_(\d{3}))?(?:_(\d{3}))?"
-    r"|(?<![a-z])rank[-_]?(\d+)"
     r"|(?<![a-z])layer_(\d+)-model_(\d+)(?=-model_states)"
     r"|^consolidated[.-](\d{2,3})(?=\.pth|$)"
     r"|(?:^|-|model[-_])shard[-_]?(\d+)(?=\.|$)"
     r"|(?<![a-z])model_part[-_]?(\d+)"
     r"|^__(\d+)_(\d+)(?=\.distcp)"
-    r"|(?<![a-z])(?:tp|pp|mp|dp|gpu|proc(?:ess)?|part|worker)[-_]?(\d+)",
+    rf"|(?<![a-z])(?:{RANK_WORDS})[-_]?(\d+)",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"rank|layer_|consolidated|shard|model_part", re.IGNORECASE)  # words that mean a rank by themselves

@@ -11,6 +11,8 @@ from belay_cli.checkpoints.order import names
 from belay_cli.checkpoints.order.twins import merge_twins
 from belay_cli.errors import SeriesError
 
+GIVEN = "give the checkpoints in order, with --order given"
+
 Levels = Sequence[str]  # the names on a checkpoint's path, its own first
 
 
@@ -41,7 +43,7 @@ def by_rounds(
             raise SeriesError(
                 f"is at step {checkpoint.step}, which another epoch in the names has too, or has passed",
                 file=checkpoint.path,
-                hint="give the checkpoints in order, with --order given",
+                hint=GIVEN,
             )
     if unit == "step":
         raise SeriesError(
