@@ -6,6 +6,7 @@ A name is the stem of a file or the name of a directory.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import pairwise
 
 from belay_cli.checkpoints.order.pieces import Kind, Piece, has_number, last_word, pieces
@@ -19,6 +20,7 @@ _STEP_BEHIND = re.compile(r"[-_](?:steps?|iter(?:ation)?s?)(?:$|[-_].*)", re.IGN
 _STEPPED = re.compile("checkpoint-|ckpt-|model-|weights-|pytorch_model-|adapter_model-")
 
 
+@lru_cache(maxsize=8192)
 def step_in_name(name: str) -> int | None:
     """The training step that a file's stem or a directory's name states, or None. Epochs and counts of saves are none.
 
@@ -115,6 +117,7 @@ _COUNTERS = re.compile(
 _COMPANY = re.compile("global|train|model|weights|pytorch|adapter|stage|tokens|token|rank|at")
 
 
+@lru_cache(maxsize=8192)
 def names_a_checkpoint(name: str) -> bool:
     """Whether a directory of this name inside a run is one of its checkpoints: the whole name must fit.
 

@@ -62,6 +62,8 @@ def note_several_runs(ordered: Sequence[Place], *, counted: bool = False) -> lis
 
     ordered: by step, or counted: by the numbers in their names, which proved it.
     """
+    if _in_one_directory(ordered):
+        return []
     runs: dict[AnyPath, list[int]] = {}
     for i, run in enumerate(_runs(ordered)):
         runs.setdefault(run, []).append(i)
@@ -135,8 +137,10 @@ def _tells(name: str, step: int | None) -> bool:
 
 def _below_what_is_common(places: Sequence[Place]) -> list[Levels]:
     """Of each path the names below the directory that all have in common, its own first: that without its suffix."""
-    at = [_lexical(place.path) for place in places]
     levels = [[place.names[0]] for place in places]
+    if _in_one_directory(places):
+        return list(map(tuple, levels))
+    at = [_lexical(place.path) for place in places]
     for _ in range(_DEEPEST):
         at = [path.parent for path in at]
         if len(set(at)) == 1:
@@ -144,6 +148,11 @@ def _below_what_is_common(places: Sequence[Place]) -> list[Levels]:
         for path, found in zip(at, levels, strict=True):
             found.append(path.name)
     return list(map(tuple, levels))
+
+
+def _in_one_directory(places: Sequence[Place]) -> bool:
+    """Whether paths differ in their last names alone: the usual case, of a thousand files too."""
+    return len({place.path.parent for place in places}) == 1 and not any(p.path.name in ("", "..") for p in places)
 
 
 def _lexical(path: AnyPath) -> AnyPath:
