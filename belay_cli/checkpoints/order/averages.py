@@ -96,8 +96,8 @@ def lies_among_emas(path: AnyPath) -> bool:
 
 def _holder(path: AnyPath) -> str:
     """The name of the directory that holds a checkpoint, of which this may be a part: swa in swa/checkpoint-9/unet."""
-    above = path.parent if path.parent.parent.name else path.absolute().parent
-    return above.parent.name if names_a_checkpoint(above.name) else above.name
+    name = path.parent.name or path.absolute().parent.name
+    return path.absolute().parent.parent.name if names_a_checkpoint(name) else name
 
 
 def refuse_average_by_name(path: AnyPath) -> None:
