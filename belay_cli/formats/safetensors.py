@@ -107,16 +107,32 @@ _COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the check
 
 def parse_header(path: AnyPath, size: int, text: bytes) -> WeightFile:
     """Check the header `text` of a file of `size` bytes."""
+    metadata, tensors = _KNOWN.get(text) or _understood(path, text)
+    data_start = 8 + len(text)
+    _check_layout(path, size - data_start, tensors)
+    return WeightFile(path, size, data_start=data_start, metadata=dict(metadata), tensors=tensors)
+
+
+# Checkpoints of one series have the same header as a rule, which is understood once; a few, for several at a time.
+_KNOWN: dict[bytes, tuple[dict[str, str], tuple[Tensor, ...]]] = {}
+_MOST_KNOWN, _LONGEST_KNOWN = 16, 1 << 20
+
+
+def _understood(path: AnyPath, text: bytes) -> tuple[dict[str, str], tuple[Tensor, ...]]:
+    """The metadata and the tensors that a header tells of."""
     header = _parse_json(path, text)
     metadata = header.pop(METADATA, None)
     if metadata is None:  # null too, as safetensors itself reads it
         metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("has a header whose __metadata__ is not text by text", file=path)
-    tensors = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))
-    data_start = 8 + len(text)
-    _check_layout(path, size - data_start, tensors)
-    return WeightFile(path, size, data_start=data_start, metadata=metadata, tensors=_shared(tuple(tensors)))
+    ordered = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))
+    found = metadata, _shared(tuple(ordered))
+    if len(text) <= _LONGEST_KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[text] = found
+    return found
 
 
 def _parse_json(path: AnyPath, text: bytes) -> dict[str, Any]:
