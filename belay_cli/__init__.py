@@ -1,39 +1,69 @@
 """belay: average the checkpoints of a training run after the fact, by the dynamics of EMA and BELAY.
 
-    cli          the command line, a file a command
-    api          the Python API, where the stages meet
-    checkpoints  finding, ordering and opening checkpoints
-    rules        ticks into coefficients
-    plan         everything decided before a weight is read
-    provenance   what the metadata of an output says
-    engine       the plan run: arithmetic, streams, the writer
-    verify       an output against its record and its checkpoints
-    report       what was done, under stable names
-    console      the only printer
-    words        numbers as people read them
-    errors       every error, as a tree
+    cli            the command line, a file a command
+    api            the Python API, a file a function: where the stages meet
+    checkpoints    finding, ordering and opening checkpoints
+    rules          ticks into coefficients, a file a rule
+    planning       everything decided before a weight is read
+    record         what an output says of itself
+    engine         the arithmetic, and the streams through it
+    output         the writer
+    verification   an output against its record and its checkpoints
+    publish        the model card and the commit
+    show           what people see: console, tables, sentences, reports
+    storage        bytes by position, here and far
+    formats        bytes into named entries
+    options        how options are declared
+    words          numbers as people read them
+    errors         every error, as a tree
 
-Data flows one way: cli → api → checkpoints and rules → plan → engine.
+Data flows one way: cli → api → checkpoints and rules → planning → engine → output.
 
-    >>> from belay_cli import average
-    >>> report = average(["run/checkpoint-100", "run/checkpoint-200"], "out", method="belay")  # doctest: +SKIP
+    >>> from belay_cli import Belay, average
+    >>> report = average("run", "out", method=Belay(half_life="10%"))  # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from belay_cli._version import __version__
-from belay_cli.errors import BelayError
+from belay_cli.errors import BelayError, UsageError
 
 if TYPE_CHECKING:
-    from belay_cli.api import average
+    from belay_cli.api.average import average, averages, plan
+    from belay_cli.api.inspect import inspect
+    from belay_cli.api.push import push
+    from belay_cli.api.verify import verify
+    from belay_cli.rules import Belay, Ema, Rule
 
-__all__ = ["BelayError", "__version__", "average"]
+__all__ = [
+    "Belay",
+    "BelayError",
+    "Ema",
+    "Rule",
+    "UsageError",
+    "__version__",
+    "average",
+    "averages",
+    "inspect",
+    "plan",
+    "push",
+    "verify",
+]
+
+_WHERE = {
+    **dict.fromkeys(("average", "averages", "plan"), "belay_cli.api.average"),
+    **{name: f"belay_cli.api.{name}" for name in ("inspect", "push", "verify")},
+    **dict.fromkeys(("Belay", "Ema", "Rule"), "belay_cli.rules"),
+}
 
 
 def __getattr__(name: str) -> Any:
     # On first use, so that `import belay_cli` costs nothing.
-    if name == "average":
-        from belay_cli.api import average
-
-        return average
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'belay_cli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

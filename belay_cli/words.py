@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 # What stands in for a sign where a stream cannot encode it.
-_ASCII = {"·": "-", "…": "..", "×": "x", "✓": "ok", "−": "-"}
+_ASCII = {"·": "-", "…": "..", "×": "x", "✓": "ok", "−": "-", "←": "<-"}
 
 
 def size(nbytes: int) -> str:
@@ -21,6 +21,30 @@ def size(nbytes: int) -> str:
 def three_digits(number: float) -> str:
     """`0.58`, `5.79`, `57.9`, `579`."""
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def part(done: float, total: float, joint: str = " of ") -> str:
+    """`3.12 of 6.95 GB`: bytes that are done of all, in the unit of all."""
+    number, _, unit = size(int(total)).partition(" ")
+    scale = total / float(number) if float(number) else 1.0
+    digits = len(number.partition(".")[2])
+    return f"{done / scale:.{digits}f}{joint}{number} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 5 min`: whole units, as an estimate is said."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(seconds: float) -> str:
+    """`0:12`, `12:05`, `1:02:05`."""
+    whole = round(seconds)
+    hours = f"{whole // 3600}:{whole // 60 % 60:02}" if whole >= 3600 else str(whole // 60)
+    return f"{hours}:{whole % 60:02}"
 
 
 def count(number: int) -> str:

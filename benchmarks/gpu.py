@@ -103,13 +103,13 @@ def measure_cases(run: Path, outputs: Path, cases: Sequence[Case], runs: int) ->
 
 def replay(run: Path, outputs: Path, case: Case) -> Replay:
     """One replay, each output an EMA of another half-life; without a sync, which measures the disk."""
-    from belay_cli import average
+    from belay_cli import Ema, average
 
     outputs.mkdir()
     try:
         reports = average(
             [run],
-            rules=[{"half_life": 1 + k / 4} for k in range(case.outputs)],
+            rules=[Ema(half_life=1 + k / 4) for k in range(case.outputs)],
             outputs=[outputs / f"{k}.safetensors" for k in range(case.outputs)],
             unit="checkpoint",
             device=case.device,
@@ -119,7 +119,7 @@ def replay(run: Path, outputs: Path, case: Case) -> Replay:
     finally:
         shutil.rmtree(outputs)
     written = sum(report.bytes_written for report in reports)
-    return Replay(reports[0].seconds, reports[0].bytes_read, written)
+    return Replay(reports[0].seconds or 0.0, reports[0].bytes_read, written)
 
 
 def report(found: dict[Case, list[Replay]], rate: float, options: argparse.Namespace) -> str:

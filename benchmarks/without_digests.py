@@ -6,8 +6,8 @@ gc.disable()  # as belay does before it imports torch
 
 from belay_cli.__main__ import main  # noqa: E402
 from belay_cli.engine.chunks import Chunk  # noqa: E402
-from belay_cli.engine.digest import TensorDigests  # noqa: E402
-from belay_cli.engine.write import OutputWriter  # noqa: E402
+from belay_cli.output.digests import TensorDigests  # noqa: E402
+from belay_cli.output.writer import OutputWriter  # noqa: E402
 
 
 def _take_nothing(self: TensorDigests, chunk: Chunk, data: memoryview) -> None:

@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from belay_cli.rules import RuleOptions, resolve_rule
+from belay_cli.rules import Belay, Ema
 
 Point = tuple[float, float]
 
 _STEPS = range(0, 1001, 10)
 _HALF_LIFE = 100
 _CURVES = (
-    ("EMA", "ema", RuleOptions("ema", half_life=_HALF_LIFE)),
-    ("EMA, damping ratio 0.5", "inertia", RuleOptions("ema", half_life=_HALF_LIFE, damping_ratio=0.5)),
-    ("BELAY", "belay", RuleOptions("belay", half_life=_HALF_LIFE)),
+    ("EMA", "ema", Ema(half_life=_HALF_LIFE)),
+    ("EMA, damping ratio 0.5", "inertia", Ema(half_life=_HALF_LIFE, damping_ratio=0.5)),
+    ("BELAY", "belay", Belay(half_life=_HALF_LIFE)),
 )
 
 # Mid-tones that are legible on white and on black, so that one picture serves both.
@@ -87,7 +87,7 @@ def _pull(on: Point, towards: Point) -> str:
 
 def _weights(x: float, y: float, width: float, height: float) -> list[str]:
     """The weight of every checkpoint by its age, for three rules of one half-life."""
-    rows = [resolve_rule(options, list(_STEPS), "step").coefficients(list(_STEPS))[1:] for _, _, options in _CURVES]
+    rows = [options.resolve(list(_STEPS), "step").coefficients(list(_STEPS))[1:] for _, _, options in _CURVES]
     top, bottom = max(max(row) for row in rows), min(0.0, *(min(row) for row in rows))
     scale = height / (top - bottom)
     zero = y + top * scale

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Tr
 
 from belay_cli import average
 from tests.conftest import belay_process
-from tests.hub_server import HubServer, hub_client
+from tests.fakes.hub import HubServer, hub_client
 
 STEPS = 13
 

@@ -16,18 +16,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from belay_cli import average
+from belay_cli.rules import METHODS
+from belay_cli.show.report import TensorCounts
 
 SAMPLE = Path(__file__).parent.parent / "sample_checkpoints"
 RUN = SAMPLE / "run"
 CHECKPOINTS = sorted(RUN.iterdir())
 LAST = RUN / "step-2000.safetensors"
 
-# title in the demo, options, half-life, mean lag, held-out loss, accuracy: the table of the sample's README
+# Percent of the run; for its EMA, and for the BELAY of half of it: mean lag, held-out loss, accuracy.
+# The sample's README and the demo show this table.
+CURVE = [
+    (2, (54, 0.1507, 0.959), (54, 0.1496, 0.956)),
+    (5, (137, 0.1336, 0.959), (136, 0.1340, 0.957)),
+    (10, (273, 0.1253, 0.960), (272, 0.1285, 0.960)),
+    (20, (531, 0.1307, 0.961), (511, 0.1346, 0.957)),
+    (40, (902, 0.1675, 0.952), (819, 0.1658, 0.949)),
+]
 ROWS = [
-    ("EMA, default half-life", {}, 100, 144, 0.1327, 0.959),
-    ("BELAY, half as long", {"method": "belay", "half_life": "50"}, 50, 143, 0.1333, 0.957),
-    ("BELAY, default half-life", {"method": "belay"}, 100, 286, 0.1284, 0.960),
-    ("EMA, twice as long", {"half_life": "200"}, 200, 288, 0.1251, 0.960),
+    (method, share / divided, *expected)
+    for share, ema, belay in CURVE
+    for method, divided, expected in (("ema", 1, ema), ("belay", 2, belay))
 ]
 LAST_ROW = (0.1879, 0.941)
 
@@ -47,7 +56,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
 def cells(lines: Sequence[str], title: str) -> list[str]:
     """What follows the title in the one line that begins with it."""
     (row,) = [line.strip() for line in lines if line.strip().startswith(title)]
-    return row[len(title) :].split()
+    return row[len(title) :].replace("accuracy", " ").replace(",", " ").split()
 
 
 def numbers(loss: float, accuracy: float) -> list[Any]:
@@ -100,11 +109,10 @@ def test_last_checkpoint(evaluate: Evaluate) -> None:
     assert accuracy == pytest.approx(LAST_ROW[1], abs=2e-3)  # one image is 1.25e-3
 
 
-@pytest.mark.parametrize(("title", "options", "half_life", "lag", "loss", "accuracy"), ROWS, ids=[r[0] for r in ROWS])
+@pytest.mark.parametrize(("method", "share", "lag", "loss", "accuracy"), ROWS)
 def test_an_average_beats_the_last_checkpoint(
-    title: str,
-    options: dict[str, Any],
-    half_life: float,
+    method: str,
+    share: float,
     lag: float,
     loss: float,
     accuracy: float,
@@ -112,11 +120,11 @@ def test_an_average_beats_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "average.safetensors"
-    report = average([RUN], output, **options)
-    assert report.rule["half_life"] == half_life
-    assert report.summary["mean_lag"] == pytest.approx(lag, abs=0.5)
-    assert report.tensors == {"averaged": 10, "last": 1, "dropped": 0}
-    assert report.warnings == []
+    report = average(RUN, output, method=METHODS[method](half_life=f"{share}%"))
+    assert report.rule["half_life"] == pytest.approx(share / 100 * 1900)
+    assert report.summary.mean_lag == pytest.approx(lag, abs=0.5)
+    assert report.tensors == TensorCounts(averaged=10, last=1, dropped=0)
+    assert report.warnings == [] or report.rule["half_life"] < 100  # less than from one checkpoint to the next
     found_loss, found_accuracy = evaluate(output)
     assert found_loss == pytest.approx(loss, abs=1e-4)
     assert found_accuracy == pytest.approx(accuracy, abs=2e-3)
@@ -137,25 +145,31 @@ def test_evaluate_as_a_program() -> None:
     assert results[str(LAST)]["accuracy"] == pytest.approx(LAST_ROW[1], abs=2e-3)
 
 
+def shown(ema: Sequence[float], belay: Sequence[float]) -> list[Any]:
+    """A row of the table, after the half-life in steps."""
+    return [str(ema[0]), *numbers(*ema[1:]), str(belay[0]), *numbers(*belay[1:])]
+
+
 def test_demo() -> None:
     done = script("demo.py")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [line.rstrip() for line in done.stdout.splitlines()]
-    assert cells(lines, "last checkpoint")[-2:] == numbers(*LAST_ROW)
-    for title, _, half_life, lag, loss, accuracy in ROWS:
-        assert cells(lines, title) == [str(half_life), "steps", str(lag), "steps", *numbers(loss, accuracy)]
-    assert sum("belay average" in line for line in lines) == len(ROWS)
+    assert cells(lines, "The last checkpoint: loss") == numbers(*LAST_ROW)
+    for share, ema, belay in CURVE:
+        assert cells(lines, f"{share}% = {share * 19}") == shown(ema, belay)
+    assert sum(line.startswith("Why BELAY?") for line in lines) == 1
     assert "belay plan" in lines[-1]
     assert all(len(line) <= 80 for line in lines if str(SAMPLE) not in line)  # paths are as long as they are
 
 
 def test_readme() -> None:
     lines = (SAMPLE / "README.md").read_text(encoding="utf-8").splitlines()
-    assert cells(lines, "last checkpoint")[-2:] == [f"{LAST_ROW[0]:.4f}", f"{LAST_ROW[1]:.1%}"]
-    for title, _, half_life, lag, loss, accuracy in ROWS:
-        expected = [str(half_life), "steps", str(lag), "steps", f"{loss:.4f}", f"{accuracy:.1%}"]
-        assert cells(lines, title) == expected
+    for share, ema, belay in CURVE:
+        expected = [
+            f"{value:{form}}" for row in (ema, belay) for value, form in zip(row, ("", ".4f", ".1%"), strict=True)
+        ]
+        assert cells(lines, f"{share}% = {share * 19}") == expected
 
 
 def test_demo_without_checkpoints(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 series        arguments into the ordered checkpoints of one model, each with its tick
 selection     which of them are taken, in which order, and what of each one
+arguments     what was typed, as paths; and the mend for what names nothing
 runs          which entries of a run directory are its checkpoints
 components    the folders of a checkpoint that is several models; together, their weights as one
 checkpoint    one checkpoint: tensors by name, step, files; weights, what is left when all has its meaning
@@ -15,9 +16,12 @@ unreadable    tensors that are no plain arrays
 beside        weights that lie beside those of a checkpoint
 companions    the other files beside the weights that a loader needs
 metadata      what all checkpoints say beside their tensors
+learning_rate what the run records of it
 config        what the configurations beside the weights say
+notes         what holds for many checkpoints, said once
 recognised    what was recognised in each, in words
 compare       whether checkpoints have one architecture
+nonfinite     NaN and infinity, by reading every value
 differing     integers that are not the same everywhere
 fingerprint   what identifies a checkpoint's content
 """

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from belay_cli.checkpoints.arguments import absent
 from belay_cli.checkpoints.components import find_folders
 from belay_cli.checkpoints.config import read_config
 from belay_cli.checkpoints.directory import find_weights
-from belay_cli.checkpoints.meaning.recorded import Recorded
+from belay_cli.checkpoints.learning_rate import LearningRate
+from belay_cli.checkpoints.meaning.recorded import RecordedStep
 from belay_cli.checkpoints.order.averages import ema_by_name
 from belay_cli.checkpoints.order.names import naming, stem_of, step_in_name
 from belay_cli.checkpoints.order.steps import agreed_step, recorded_step
@@ -27,7 +29,7 @@ class Checkpoint:
     """A checkpoint known from its headers.
 
     `name` identifies it to people (never the path that was typed). `step_from` says where the step comes from, in
-    words; `step_is_recorded` that it is not its name alone that states it.
+    words; `step_is_recorded` that it is not its name alone that states it. `learning_rate`: what it records of that.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     step_from: str = ""
     step_is_recorded: bool = False
+    learning_rate: LearningRate | None = None
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -75,7 +78,7 @@ def open_checkpoint(path: AnyPath, opening: Opening = Opening(), *, needs_step: 
     contradict each other about the step; where no step is needed, such a checkpoint has none.
     """
     if not path.exists():
-        raise CheckpointError("does not exist", file=path)
+        raise absent(path)
     return _open_directory(path, opening, needs_step) if path.is_dir() else _open_file(path, opening, needs_step)
 
 
@@ -90,36 +93,39 @@ def _open_file(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
         )
     weights = read_file(path, opening)
     named_by, name = _named(path, stem_of(path.name), path.name, is_file=True)
-    step = agreed_step(
-        recorded_step(weights, None), step_in_name(named_by), path, needs_step, named_low=weights.named_low
-    )
-    return _checkpoint(name, path, weights, step, weights.notes)
+    recorded, rate = recorded_step(weights, None)
+    step = agreed_step(recorded, step_in_name(named_by), path, needs_step, named_low=weights.named_low)
+    return _checkpoint(name, path, weights, step, weights.notes, rate)
 
 
 def _open_directory(path: AnyPath, opening: Opening, needs_step: bool) -> Checkpoint:
     own = _own_name(path)
     folders = find_folders(path, opening)
-    weights, notes = (read_folders(path, folders, opening), []) if folders.taken else _read_one(path, opening, own)
+    weights, notes = (read_folders(path, folders, opening), []) if folders.taken else _read_one(path, opening)
     named_by, name = _named(path, own, own, is_file=False)
-    step = agreed_step(
-        recorded_step(weights, path), step_in_name(named_by), path, needs_step, named_low=weights.named_low
-    )
-    return _checkpoint(name, path, weights, step, (*notes, *weights.notes))
+    recorded, rate = recorded_step(weights, path)
+    step = agreed_step(recorded, step_in_name(named_by), path, needs_step, named_low=weights.named_low)
+    return _checkpoint(name, path, weights, step, (*notes, *weights.notes), rate)
 
 
-def _read_one(path: AnyPath, opening: Opening, own: str) -> tuple[Weights, list[str]]:
+def _read_one(path: AnyPath, opening: Opening) -> tuple[Weights, list[str]]:
     """The weights of a directory that is one model, and notes about others that are passed over."""
     inner, passed_over = find_weights(path, opening)
     if opening.subfolder is not None and ema_by_name(inner.name):
         opening = replace(opening, source=opening.source or "ema")  # named by its folder, so asked for
-    return read_directory(inner, opening), [f"{own}: takes {inner.name}, not {name}" for name in passed_over]
+    return read_directory(inner, opening), [f"takes {inner.name}, not {name}" for name in passed_over]
 
 
 def _checkpoint(
-    name: str, path: AnyPath, weights: Weights, step: Recorded | None, notes: tuple[str, ...]
+    name: str,
+    path: AnyPath,
+    weights: Weights,
+    step: RecordedStep | None,
+    notes: tuple[str, ...],
+    rate: LearningRate | None,
 ) -> Checkpoint:
     known, where = (step.step, step.where) if step else (None, "")
-    return Checkpoint(_as_text(name), path, weights, known, notes, where, step is not None and not step.by_name)
+    return Checkpoint(_as_text(name), path, weights, known, notes, where, step is not None and not step.by_name, rate)
 
 
 def _named(path: AnyPath, own: str, shown: str, *, is_file: bool) -> tuple[str, str]:

@@ -9,9 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
+from belay_cli.checkpoints.arguments import typed_paths
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.directory import (
     STANDARD_STEMS,
@@ -23,6 +23,7 @@ from belay_cli.checkpoints.directory import (
     torch_sets,
     weight_sets,
 )
+from belay_cli.checkpoints.notes import counted_once
 from belay_cli.checkpoints.order import names
 from belay_cli.checkpoints.order.averages import average_by_name, ema_by_name
 from belay_cli.checkpoints.order.pieces import Kind, Shape, has_number, pieces, shape
@@ -33,7 +34,6 @@ from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import SUFFIX, is_directory_format
 from belay_cli.formats.foreign import recognise
 from belay_cli.storage.files import AnyPath
-from belay_cli.storage.remote import is_url, parse
 from belay_cli.storage.remote.tree import Tree
 
 # What a trainer saves beside each checkpoint under a name of the same form: guided-diffusion's opt010000.pt.
@@ -60,15 +60,13 @@ def find_paths(arguments: Sequence[str | os.PathLike[str]], *, given: bool = Fal
     notes: list[str] = []
     listings: dict[str, Tree] = {}
     for argument in arguments:
-        if not os.fspath(argument):
-            raise UsageError("a checkpoint is given as an empty text", hint="is a variable of the shell not set?")
-        path = parse(os.fspath(argument), listings) if is_url(os.fspath(argument)) else Path(argument)
-        inside, left_out = _inside(path, given) if path.is_dir() else ([], [])
-        if inside and left_out:
-            notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not {_shortened(left_out)}")
-        if given and len(inside) > 1:
-            inside = [inside[i] for i in in_order([place_of(p, is_file=not p.is_dir()) for p in inside])]
-        paths += inside or [path]
+        for path in typed_paths(argument, listings):
+            inside, left_out = _inside(path, given) if path.is_dir() else ([], [])
+            if inside and left_out:
+                notes.append(f"{path}: takes the {len(inside)} checkpoints inside, not {_shortened(left_out)}")
+            if given and len(inside) > 1:
+                inside = [inside[i] for i in in_order([place_of(p, is_file=not p.is_dir()) for p in inside])]
+            paths += inside or [path]
     return paths, notes
 
 
@@ -95,40 +93,34 @@ def _shortened(left_out: Sequence[str]) -> str:
 def distinct(checkpoints: Sequence[Checkpoint], notes: list[str]) -> list[Checkpoint]:
     """Without arguments that name the same checkpoint twice, by its path or by a link to it."""
     seen: dict[AnyPath, Checkpoint] = {}
+    again = []
     for checkpoint in checkpoints:
         first = seen.setdefault(checkpoint.path.absolute(), checkpoint)
         if first is not checkpoint:
-            notes.append(_once(checkpoint, first))
-    return _without_links(list(seen.values()), notes)
+            again.append((checkpoint, first))
+    kept, links = _without_links(list(seen.values()))
+    notes += counted_once([*again, *links], "{} is {} again")
+    return kept
 
 
-def _without_links(checkpoints: list[Checkpoint], notes: list[str]) -> list[Checkpoint]:
-    """Without links to others among them: `last`, or `last/pretrained_model`.
+def _without_links(checkpoints: list[Checkpoint]) -> tuple[list[Checkpoint], list[tuple[Checkpoint, Checkpoint]]]:
+    """Without links to others among them, `last` or `last/pretrained_model`; and these, each with what it leads to.
 
     Links that lead to the same place elsewhere stay: a cache keeps equal files of different checkpoints as such.
     """
     if not any(_links(checkpoint.path) for checkpoint in checkpoints):
-        return checkpoints
+        return checkpoints, []
     owners: dict[AnyPath, Checkpoint] = {}
     for checkpoint in sorted(checkpoints, key=lambda c: _links(c.path)):
         owners.setdefault(checkpoint.path.resolve(), checkpoint)
-    kept = []
-    for checkpoint in checkpoints:
-        owner = owners[checkpoint.path.resolve()]
-        if _links(owner.path) < _links(checkpoint.path):
-            notes.append(_once(checkpoint, owner))
-        else:
-            kept.append(checkpoint)
-    return kept
+    found = [(checkpoint, owners[checkpoint.path.resolve()]) for checkpoint in checkpoints]
+    links = [(one, owner) for one, owner in found if _links(owner.path) < _links(one.path)]
+    return [one for one, owner in found if _links(owner.path) >= _links(one.path)], links
 
 
 def _links(path: AnyPath) -> int:
     """Of the names at the end of a path, how many are links."""
     return path.is_symlink() + path.absolute().parent.is_symlink()
-
-
-def _once(checkpoint: Checkpoint, first: Checkpoint) -> str:
-    return f"{checkpoint.path} is {first.path} again; it counts once"
 
 
 def checkpoints_inside(directory: AnyPath) -> tuple[list[AnyPath], list[str]]:

@@ -3,46 +3,73 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from belay_cli.checkpoints.components import canonical
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import UsageError
+from belay_cli.options import Option, Options
 
-UNITS = ("auto", "step", "checkpoint")
-ORDERS = ("step", "given")
-SOURCES = ("raw", "ema")
+Unit = Literal["auto", "step", "checkpoint"]
+Order = Literal["step", "given"]
+Source = Literal["raw", "ema"]
+
+_UNITS = {"steps": "step", "checkpoints": "checkpoint", "ckpt": "checkpoint", "ckpts": "checkpoint"}
 
 
 @dataclass(frozen=True)
-class Selection:
-    """How arguments become a series: the order, the unit of ticks, which part of it is taken, and what of each one.
+class SeriesOptions(Options):
+    """How the arguments of any command become checkpoints: order, unit of ticks, and what is taken of each one.
 
-    `subfolder`, `state_key` and `source` are those of `Opening`.
+    `subfolder`, `state_key` and `source` are those of `Opening`. Raises UsageError.
     """
 
-    order: str = "step"
-    unit: str = "auto"
-    from_step: int | None = None
-    to_step: int | None = None
-    every: int = 1
-    allow_averages: bool = False
-    subfolder: str | None = None
-    state_key: str | None = None
-    source: str | None = None
+    panel: ClassVar[str] = "The series"
+
+    unit: Annotated[Unit, Option("Of ticks: auto takes steps if all have one.", also=_UNITS)] = "auto"
+    order: Annotated[
+        Order, Option("By step, or given: as the arguments come.", also={"steps": "step", "as-given": "given"})
+    ] = "step"
+    subfolder: Annotated[
+        str | None,
+        Option("Of several models in a checkpoint: one, such as unet; some, as unet,text_encoder; or all.", "NAME"),
+    ] = None
+    state_key: Annotated[str | None, Option("Where a torch file has its weights: model.state_dict.", "KEY")] = None
+    source: Annotated[Source | None, Option("Which weights, where a checkpoint holds both.")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        super().__post_init__()
+        if self.order == "given" and self.unit == "step":
+            raise UsageError("--order given counts checkpoints, so --unit step has no meaning with it")
+
+    @property
+    def allows_averages(self) -> bool:
+        """Whether an average is taken like any other checkpoint."""
+        return False
 
     @property
     def opening(self) -> Opening:
         """How each checkpoint is opened."""
-        return Opening(canonical(self.subfolder), self.state_key, self.source, self.allow_averages)
+        return Opening(canonical(self.subfolder), self.state_key, self.source, self.allows_averages)
+
+
+@dataclass(frozen=True)
+class Selection(SeriesOptions):
+    """The same with the part of the series that is taken. Raises UsageError."""
+
+    from_step: Annotated[int | None, Option("Leave out what is before.")] = None
+    to_step: Annotated[int | None, Option("Leave out what is after.")] = None
+    every: Annotated[int, Option("Take every N-th, counted back from the last.", "N")] = 1
+    allow_averages: Annotated[bool, Option("Take an average like any other checkpoint.")] = False
 
     def __post_init__(self) -> None:
-        if self.source not in (None, *SOURCES):
-            raise UsageError(f"--source {self.source} is unknown", hint=f"one of: {', '.join(SOURCES)}")
-        if self.order not in ORDERS:
-            raise UsageError(f"--order {self.order} is unknown", hint=f"one of: {', '.join(ORDERS)}")
-        if self.unit not in UNITS:
-            raise UsageError(f"--unit {self.unit} is unknown", hint=f"one of: {', '.join(UNITS)}")
-        if self.order == "given" and self.unit == "step":
-            raise UsageError("--order given counts checkpoints, so --unit step has no meaning with it")
+        """Refuse a number that takes nothing."""
+        super().__post_init__()
         if self.every < 1:
             raise UsageError(f"--every must be 1 or more, not {self.every}")
+
+    @property
+    def allows_averages(self) -> bool:
+        """Whether an average is taken like any other checkpoint."""
+        return self.allow_averages

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from belay_cli.checkpoints.arguments import refuse_output
 from belay_cli.checkpoints.beside import left_beside
 from belay_cli.checkpoints.checkpoint import Checkpoint, is_average, open_checkpoint
+from belay_cli.checkpoints.notes import notes_of
 from belay_cli.checkpoints.order.averages import LEAVE_OUT, refuse_average_by_name
 from belay_cli.checkpoints.order.proof import order_checkpoints, within
 from belay_cli.checkpoints.order.ranks import refuse_parts
@@ -46,10 +48,11 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     """
     selection = selection or Selection()
     paths, notes = find_paths(arguments, given=selection.order == "given")
+    refuse_output(paths)
     paths = within(paths, selection) or paths
     refuse_parts(paths)
     checkpoints = distinct([_opened(path, selection) for path in paths], notes)
-    notes += dict.fromkeys(note for checkpoint in checkpoints for note in checkpoint.notes)
+    notes += notes_of(checkpoints)
     ordered, unit = order_checkpoints(checkpoints, selection, notes)
     taken = _select(ordered, selection)
     ticks = tuple(_step(c) for c in taken) if unit == "step" else tuple(range(len(taken)))

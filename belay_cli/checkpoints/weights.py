@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from belay_cli.checkpoints.meaning.recorded import Recorded
+from belay_cli.checkpoints.learning_rate import LearningRate
+from belay_cli.checkpoints.meaning.recorded import RecordedStep
 from belay_cli.formats.contents import Tensor
 from belay_cli.storage.files import AnyPath, Stored, StoredFile
 from belay_cli.storage.pieces import StoredPieces
@@ -36,9 +37,10 @@ class Weights:
     that is no single run of bytes. `unreadable`: tensors that are no plain arrays, and what they are. `aliases`: names
     left out -> the name that holds the same bytes. `step`: what the weights themselves record. `metadata`: of
     safetensors. `recognised`: what was found and why, by what it is, in words for `belay inspect`. `beside`: where
-    other weights lie in the same files, which are not taken. `named_low`: whether the writer puts the step before the
-    recorded one into names. `parts`: of a checkpoint that is several models, the weights of each by its folder, in
-    which it lies whole; a name in `tensors` is then the folder, `/`, and the name that the folder's own files have.
+    other weights lie in the same files, which are not taken. `named_low`: whether the writer puts the step before
+    the recorded one into names. `learning_rate`: what the weights' own files record of it. `parts`: of a checkpoint
+    that is several models, the weights of each by its folder, in which it lies whole; a name in `tensors` is then
+    the folder, `/`, and the name that the folder's own files have.
     """
 
     files: tuple[StoredFile, ...]
@@ -47,13 +49,14 @@ class Weights:
     directory: AnyPath | None = None
     places: Mapping[str, Stored | StoredPieces] | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    step: Recorded | None = None
+    step: RecordedStep | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     recognised: Mapping[str, str] = field(default_factory=dict)
     named_low: bool = False
+    learning_rate: LearningRate | None = None
     parts: Mapping[str, Weights] = field(default_factory=dict)
 
     @property

@@ -1,10 +1,11 @@
 """The command line: one file a command, the options declared once, and the only place that catches.
 
-average   belay average, belay plan
-inspect   belay inspect
-verify    belay verify
-push      belay push
-options   the options
+average    belay average, belay plan
+inspect    belay inspect
+verify     belay verify
+push       belay push
+commands   commands made from functions and their groups of options
+screen     the options that every command has
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -26,25 +28,31 @@ import typer
 from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
+from belay_cli.cli.commands import BelayCommand, BelayGroup, command
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
-from belay_cli.console import Console
 from belay_cli.errors import BelayError, UsageError
+from belay_cli.show.console import Console
 
-app = typer.Typer(
-    name="belay",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(average)
-app.command()(plan)
-app.command()(inspect)
-app.command()(verify)
-app.command()(push)
+_COMMANDS = (average, plan, inspect, verify, push)
+
+
+def build() -> typer.Typer:
+    """The command line. It is made anew each time, of the rules that are registered by then."""
+    app = typer.Typer(
+        name="belay",
+        cls=BelayGroup,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(belay)
+    for run in _COMMANDS:
+        app.command(cls=BelayCommand)(command(run))
+    return app
 
 
 def _print_version(asked: bool) -> None:
@@ -53,13 +61,19 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def belay(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Average the checkpoints of a training run, by the dynamics of EMA and BELAY. No retraining."""
+    """Average the checkpoints of a training run, by the dynamics of EMA and BELAY. No retraining.
+
+    Examples:
+
+        belay average run
+        belay plan run --method belay --half-life 10%
+        belay verify belay-average
+    """
 
 
 class Terminated(BaseException):
@@ -82,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run the command line. Returns the exit code; an error is printed as one line, or as JSON with --json."""
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    console, debug = Console(json="--json" in flags), "--debug" in flags
+    console, debug = Console(json="--json" in flags, log_file=_log_file(flags)), "--debug" in flags
     signal.signal(signal.SIGTERM, _terminate)
     _encode_everything()
     try:
-        code = app(args=arguments, prog_name="belay", standalone_mode=False)
+        code = build()(args=arguments, prog_name="belay", standalone_mode=False)
         if code == 130:  # how typer passes Ctrl-C on
             raise KeyboardInterrupt
         return int(code or 0)
@@ -112,6 +126,16 @@ def run(arguments: list[str]) -> int:
         kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         console.error(BelayError(kind, hint="this is unexpected; --debug shows where it happened"))
         return 1
+
+
+def _log_file(flags: Sequence[str]) -> Path | None:
+    """Where errors are logged too; what is wrong with it is said by the command itself."""
+    for flag, value in pairwise([*flags, ""]):
+        name, given, joined = flag.partition("=")
+        if name == "--log-file" and (joined if given else value):
+            path = Path(joined if given else value)
+            return path if os.access(path if path.exists() else path.absolute().parent, os.W_OK) else None
+    return None
 
 
 def _trace(wanted: bool) -> None:

@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
-from belay_cli import api
-from belay_cli.cli import options as o
-from belay_cli.cli import summary as summaries
-from belay_cli.cli.push import Publication
-from belay_cli.console import Console
+from belay_cli.api import average as averaging
+from belay_cli.checkpoints import Selection
+from belay_cli.cli.screen import Checkpoints, Screen, SummedUp
 from belay_cli.errors import UsageError
-from belay_cli.plan import Plan
-from belay_cli.report import report
-from belay_cli.rules import TITLES, RuleOptions
+from belay_cli.options import Option, flag, given
+from belay_cli.planning import Plan, PlanOptions
+from belay_cli.publish.destination import Destination
+from belay_cli.rules import Rule
+from belay_cli.show import pictures
+from belay_cli.show import summary as summaries
+from belay_cli.show.console import Console
+from belay_cli.show.report import report
+
+if TYPE_CHECKING:
+    from belay_cli.publish.publication import Publication
+
+Output = Annotated[
+    str | None,
+    Option(
+        "NAME.safetensors, or a directory. Default: belay-average, with .safetensors if the inputs are files.",
+        metavar="PATH",
+        short="-o",
+        panel="The output",
+    ),
+]
+DryRun = Annotated[bool, Option("Show the plan and stop.", panel="The run")]
+Plot = Annotated[Path | None, Option("Draw the weights into this .png or .svg.", panel="What is shown")]
+
+
+@dataclass(frozen=True)
+class Publishing(Destination):
+    """A destination, if the average is published right away."""
+
+    push_to_hub: Annotated[str | None, Option("Publish the average, as belay push does.", "ORG/NAME")] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what says how to publish where nothing is published."""
+        super().__post_init__()
+        if self.push_to_hub is None and (without := next(given(self), None)):
+            raise UsageError(f"{flag(without)} goes with --push-to-hub")
 
 
 def average(
-    checkpoints: o.Checkpoints,
-    method: o.Method = "ema",
-    half_life: o.HalfLife = None,
-    decay: o.Decay = None,
-    feedback: o.Feedback = None,
-    curvature: o.Curvature = None,
-    damping_ratio: o.DampingRatio = None,
-    inertia: o.Inertia = None,
-    debias: o.Debias = False,
-    unit: o.Unit = "auto",
-    order: o.Order = "step",
-    from_step: o.FromStep = None,
-    to_step: o.ToStep = None,
-    every: o.Every = 1,
-    allow_averages: o.AllowAverages = False,
-    subfolder: o.Subfolder = None,
-    state_key: o.StateKey = None,
-    source: o.Source = None,
-    output: o.Output = None,
-    dtype: o.Dtype = "same",
-    average: o.Average = None,
-    last: o.Last = None,
-    drop: o.Drop = None,
-    lora: o.Lora = None,
-    lora_rank: o.LoraRank = None,
-    max_shard_size: o.MaxShardSize = None,
-    overwrite: o.Overwrite = False,
-    device: o.Device = "auto",
-    threads: o.Threads = None,
-    max_memory: o.MaxMemory = None,
-    no_sync: o.NoSync = False,
-    allow_nonfinite: o.AllowNonfinite = False,
-    push_to_hub: o.PushToHub = None,
-    revision: o.Revision = None,
-    private: o.Private = False,
-    create_pr: o.CreatePr = False,
-    commit_message: o.CommitMessage = None,
-    commit_description: o.CommitDescription = None,
-    token: o.Token = None,
-    summary: o.Summary = None,
-    dry_run: o.DryRun = False,
-    json: o.Json = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
+    checkpoints: Checkpoints,
+    rule: Rule,
+    selection: Selection,
+    options: PlanOptions,
+    publishing: Publishing,
+    screen: SummedUp,
+    output: Output = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Average the checkpoints of a training run.
 
@@ -75,35 +69,38 @@ def average(
         belay average run/checkpoint-* -o run-ema --half-life 10%
         belay average run -m belay --half-life 2000steps --dtype bfloat16
     """
-    _average(**locals())
+    console = screen.console()
+    plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, look_only=dry_run)
+    if dry_run:
+        _show(console, "average", plan, screen)
+        return
+    publication, summary = _publication(publishing, console), screen.summary
+    if publication:
+        publication.look()  # what is wrong there is said before the work
+    if summary:
+        summaries.ready(summary)
+    console.show_plan(plan, result=False)
+    (done,) = averaging.run(plan, console)
+    if summary:
+        console.note(summaries.append(summary, summaries.of_average(plan, done)))
+    published = None
+    if publication:
+        publication.look()  # a run may take hours, and the branch may have moved on
+        published = publication.publish(Path(done.output))
+    if summary and published:
+        console.note(summaries.append(summary, summaries.of_push(published)))
+    console.finished(done, published)
 
 
-# What only a run that publishes takes; the names are those of Publication's parameters.
-_OF_THE_HUB = ("revision", "private", "create_pr", "commit_message", "commit_description", "token")
-
-
-def _with_options_of(
-    other: Callable[..., None], *, without: Collection[str], plus: Mapping[str, Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a function that takes keywords the options of another command, less some, plus some that may be None."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(other, include_extras=True)
-        parameters = inspect.signature(other).parameters.values()
-        taken = [p.replace(annotation=hints[p.name]) for p in parameters if p.name not in without]
-        taken += [
-            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
-            for name, annotation in plus.items()
-        ]
-        function.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
-        function.__annotations__ = {p.name: p.annotation for p in taken}
-        return function
-
-    return decorate
-
-
-@_with_options_of(average, without=("dry_run", "push_to_hub", *_OF_THE_HUB, "summary"), plus={"plot": o.Plot})
-def plan(plot: Path | None, **options: Any) -> None:
+def plan(
+    checkpoints: Checkpoints,
+    rule: Rule,
+    selection: Selection,
+    options: PlanOptions,
+    screen: Screen,
+    output: Output = None,
+    plot: Plot = None,
+) -> None:
     """Show what `belay average` would do with the same options.
 
     Reads headers only, no weight. What is wrong with the series or the options is said here already.
@@ -114,41 +111,26 @@ def plan(plot: Path | None, **options: Any) -> None:
         belay plan run --method belay --half-life 3checkpoints --json
         belay plan run --half-life 10% --plot coefficients.png
     """
-    console, plan = _prepare(**options)
+    console = screen.console()
     if plot is not None:
-        _draw(console, plan, plot)  # first: if it fails, nothing has been printed as if all were well
-    _show(console, "plan", plan, json=options["json"])
+        pictures.ready(plot, overwrite=options.overwrite)
+    made = averaging.prepare(checkpoints, [rule], [output], selection, options, console, look_only=True)
+    if plot is not None:
+        _draw(console, made, plot)  # first: if it fails, nothing has been printed as if all were well
+    _show(console, "plan", made, screen)
 
 
-def _average(dry_run: bool, push_to_hub: str | None, summary: Path | None, **options: Any) -> None:
-    of_the_hub = {name: options.pop(name) for name in _OF_THE_HUB}
-    if push_to_hub is None and (given := [name for name, value in of_the_hub.items() if value]):
-        raise UsageError(f"--{given[0].replace('_', '-')} goes with --push-to-hub")
-    console, plan = _prepare(**options)
-    if dry_run:
-        _show(console, "average", plan, json=options["json"])
-        return
-    publication = Publication(console, push_to_hub, **of_the_hub) if push_to_hub is not None else None
-    if publication:
-        publication.look()  # what is wrong there is said before the work
-    if summary:
-        summaries.ready(summary)
-    console.show_plan(plan, result=False)
-    with console.progress("Replaying", plan.data_read) as progress:
-        (done,) = api.run(plan, warn=console.warn, note=console.note, progress=progress)
-    if summary:
-        summaries.append(summary, summaries.of_average(plan, done))
-    published = None
-    if publication:
-        publication.look()  # a run may take hours, and the branch may have moved on
-        published = publication.publish(plan.outputs[0].target.path)
-    if summary and published:
-        summaries.append(summary, summaries.of_push(published))
-    console.finished(done, published)
+def _publication(publishing: Publishing, console: Console) -> Publication | None:
+    if publishing.push_to_hub is None:
+        return None
+    # The client of the Hub takes a fifth of a second to import, which no other command should wait for.
+    from belay_cli.publish.publication import Publication
+
+    return Publication(publishing.push_to_hub, publishing, console)
 
 
-def _show(console: Console, command: str, plan: Plan, *, json: bool) -> None:
-    if json:
+def _show(console: Console, command: str, plan: Plan, screen: Screen) -> None:
+    if screen.json:
         console.json(report(command, plan, plan.outputs[0]).to_json())
     else:
         console.show_plan(plan, result=True)
@@ -156,32 +138,16 @@ def _show(console: Console, command: str, plan: Plan, *, json: bool) -> None:
 
 def _draw(console: Console, plan: Plan, path: Path) -> None:
     """The weights as a picture; without matplotlib the table has said the same, and what to install is said."""
-    from belay_cli.publish.pictures import draw_coefficients, have_matplotlib
-
-    if not have_matplotlib():
+    if not pictures.have_matplotlib():
         console.warn(f"{path} is not drawn: pictures take matplotlib; pip install 'belay-cli[plots]'")
         return
     (output,) = plan.outputs
-    draw_coefficients(
+    pictures.draw_coefficients(
         path,
         plan.series.ticks,
         output.coefficients.tolist(),
         unit=plan.series.unit,
-        title=f"Weight of each checkpoint in the {TITLES[output.rule.method]}",
+        title=f"Weight of each checkpoint in the {output.rule.title}",
         mean_lag=output.summary.mean_lag,
     )
-
-
-def _prepare(
-    json: bool,
-    quiet: bool,
-    debug: bool,
-    checkpoints: list[str],
-    output: str | None,
-    no_sync: bool,
-    **options: Any,
-) -> tuple[Console, Plan]:
-    rule = {name: options.pop(name) for name in list(options) if name in RuleOptions.__dataclass_fields__}
-    globs = {name: options.pop(name) or () for name in ("average", "last", "drop")}
-    plan = api.prepare(checkpoints, [RuleOptions(**rule)], [output], {**options, **globs, "sync": not no_sync})
-    return Console(json=json, quiet=quiet), plan
+    console.note(f"wrote {path}")

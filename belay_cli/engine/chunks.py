@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from belay_cli.formats.dtypes import DTYPES
-from belay_cli.plan import Plan
-from belay_cli.plan.layout import PlannedTensor
-from belay_cli.plan.policies import DELTA
+from belay_cli.planning import Plan
+from belay_cli.planning.layout import PlannedTensor
+from belay_cli.planning.policies import DELTA
 from belay_cli.storage.files import Stored
 from belay_cli.storage.pieces import StoredPieces
 
@@ -63,6 +63,13 @@ def _sources(plan: Plan, tensor: PlannedTensor, coefficients: list[tuple[float, 
     if tensor.action == "last":
         return (Source(len(checkpoints) - 1, plan.series.last.stored(tensor.name), (1.0,) * len(plan.outputs)),)
     return tuple(Source(t, checkpoints[t].stored(tensor.name), coefficients[t]) for t in plan.read_checkpoints)
+
+
+class Sink(Protocol):
+    """Where the chunks of one output go."""
+
+    def write(self, chunk: Chunk, data: memoryview) -> None:
+        """Take the bytes of a chunk, in the output's dtype; they are good until it returns. Threads call it at once."""
 
 
 class Queue:

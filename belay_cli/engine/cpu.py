@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from belay_cli.engine.chunks import Chunk, Progress, Queue, chunks
+from belay_cli.engine.chunks import Chunk, Progress, Queue, Sink, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.reading import Ahead
-from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import BelayError
-from belay_cli.plan import Plan
+from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
 
 _POLL_SECONDS = 0.1
@@ -24,7 +23,7 @@ _POLL_SECONDS = 0.1
 class Lane:
     """One thread's buffers and its share of the work."""
 
-    def __init__(self, plan: Plan, writers: list[OutputWriter], ahead: Ahead) -> None:
+    def __init__(self, plan: Plan, writers: Sequence[Sink], ahead: Ahead) -> None:
         self._plan = plan
         self._ahead = ahead
         self._writers = writers
@@ -82,7 +81,7 @@ class Lane:
             writer.write(chunk, written.data)
 
 
-def replay_on_cpu(plan: Plan, writers: list[OutputWriter], progress: Progress) -> None:
+def replay_on_cpu(plan: Plan, writers: Sequence[Sink], progress: Progress) -> None:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
     queue = Queue(chunks(plan, plan.buffers.chunk))
     with (

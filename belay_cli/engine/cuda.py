@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 
-from belay_cli.engine.chunks import Chunk, Progress, Source, chunks
+from belay_cli.engine.chunks import Chunk, Progress, Sink, Source, chunks
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.reading import Ahead
-from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import DeviceError
-from belay_cli.plan import Plan
+from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
 
 _LARGEST_CHUNK = 8 << 20  # elements
@@ -104,7 +103,7 @@ class Pipeline:
     def __init__(
         self,
         plan: Plan,
-        writers: list[OutputWriter],
+        writers: Sequence[Sink],
         device: torch.device,
         n: int,
         threads: ThreadPoolExecutor,
@@ -201,7 +200,7 @@ class Pipeline:
             self._wait_for_oldest()
 
 
-def replay_on_device(plan: Plan, writers: list[OutputWriter], progress: Progress, device: torch.device) -> None:
+def replay_on_device(plan: Plan, writers: Sequence[Sink], progress: Progress, device: torch.device) -> None:
     """Run the plan on a GPU (or, for its twin, on the CPU). Raises DeviceError if not even small chunks fit."""
     n = chunk_elements(plan, device)
     with contextlib.ExitStack() as at_the_end:
@@ -251,7 +250,7 @@ def chunk_elements(plan: Plan, device: torch.device) -> int:
 
 
 def _allocate(
-    plan: Plan, writers: list[OutputWriter], device: torch.device, n: int, threads: ThreadPoolExecutor
+    plan: Plan, writers: Sequence[Sink], device: torch.device, n: int, threads: ThreadPoolExecutor
 ) -> tuple[Pipeline, int]:
     """A pipeline of chunks of n elements, or of fewer if somebody took the memory meanwhile."""
     while True:

@@ -8,7 +8,7 @@ from belay_cli.engine.chunks import Chunk, Source
 from belay_cli.engine.contract import TORCH_DTYPES, accumulate
 from belay_cli.errors import NumericError, glob_for
 from belay_cli.formats.dtypes import DTYPES
-from belay_cli.plan import Plan
+from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles
 
 

@@ -10,12 +10,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from belay_cli.engine.chunks import Chunk, Source, chunks
 from belay_cli.errors import CheckpointError
-from belay_cli.plan import Plan
+from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, StoredFile, is_remote
 from belay_cli.storage.remote import open_remote
 from belay_cli.storage.remote.path import RemotePath
@@ -99,9 +98,7 @@ class Ahead:
     def __enter__(self) -> Ahead:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

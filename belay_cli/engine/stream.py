@@ -1,4 +1,4 @@
-"""A plan, run from the first read to the last rename."""
+"""A plan, run from the first read to the last write."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import torch
 
-from belay_cli.engine.chunks import Progress
+from belay_cli.engine.chunks import Progress, Sink
 from belay_cli.engine.cpu import replay_on_cpu
 from belay_cli.engine.cuda import replay_on_device
 from belay_cli.engine.device import find_device
 from belay_cli.engine.reading import refuse_changed
 from belay_cli.engine.updates import write_updates
-from belay_cli.engine.write import staged_outputs
-from belay_cli.plan import Plan
+from belay_cli.planning import Plan
 
 
 class Replayed(NamedTuple):
@@ -24,18 +23,16 @@ class Replayed(NamedTuple):
     discarded: list[float | None]
 
 
-def replay(plan: Plan, fingerprints: Sequence[str], progress: Progress) -> Replayed:
-    """Run the plan: every output complete and in place, or an error and none.
+def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
+    """Run the plan: every byte of every output into its sink, one for each output of the plan.
 
-    fingerprints: one a checkpoint, for the metadata. Raises CheckpointError, NumericError, DeviceError or
-    OutputError.
+    Raises CheckpointError, NumericError or DeviceError, and whatever a sink raises.
     """
     device = find_device(plan.options.device)
-    with staged_outputs(plan, fingerprints) as writers:
-        if device.type == "cpu":
-            replay_on_cpu(plan, writers, progress)
-        else:
-            replay_on_device(plan, writers, progress, device)
-        discarded = write_updates(plan, writers)
-        refuse_changed(plan)
+    if device.type == "cpu":
+        replay_on_cpu(plan, sinks, progress)
+    else:
+        replay_on_device(plan, sinks, progress, device)
+    discarded = write_updates(plan, sinks)
+    refuse_changed(plan)
     return Replayed(device, discarded)

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from belay_cli.checkpoints.adapters.lora import Pair, gain
-from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.chunks import Chunk, Sink
 from belay_cli.engine.contract import TORCH_DTYPES, all_finite
 from belay_cli.engine.low_rank import average_update
-from belay_cli.engine.write import OutputWriter
 from belay_cli.errors import NumericError
-from belay_cli.plan import Plan
-from belay_cli.plan.layout import PlannedTensor
+from belay_cli.planning import Plan
+from belay_cli.planning.layout import PlannedTensor
 from belay_cli.storage.files import OpenFiles
 
 _OPEN = 16  # files
 
 
-def write_updates(plan: Plan, writers: Sequence[OutputWriter]) -> list[float | None]:
+def write_updates(plan: Plan, writers: Sequence[Sink]) -> list[float | None]:
     """Average every update of the plan and write its factors; for each output, the most energy that was discarded.
 
     None where there are no updates. Raises CheckpointError, NumericError or OutputError.
@@ -71,7 +70,7 @@ def read_factors(plan: Plan, t: int, pair: Pair, files: OpenFiles) -> tuple[torc
     return matrices[0], matrices[1]
 
 
-def _write(writer: OutputWriter, tensor: PlannedTensor, values: torch.Tensor) -> None:
+def _write(writer: Sink, tensor: PlannedTensor, values: torch.Tensor) -> None:
     out = values.contiguous().reshape(-1).to(TORCH_DTYPES[tensor.dtype])
     if not all_finite(out):
         raise NumericError(

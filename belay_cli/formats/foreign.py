@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from belay_cli.errors import CheckpointError
+from belay_cli.formats.text import listed
 from belay_cli.storage.files import AnyPath, open_file
 
 
@@ -71,6 +72,7 @@ class Beginning(NamedTuple):
     mend: str
 
 
+_READ = "*.safetensors, *.pt, *.pth, *.bin, *.ckpt"
 _LOOKED_INTO = 8  # files without a suffix in a directory where nothing else is weights
 SNIFFED = 512  # bytes by which a file is known
 
@@ -121,7 +123,7 @@ def not_a_checkpoint(path: AnyPath) -> CheckpointError:
     return CheckpointError(
         "is neither a safetensors nor a torch file",
         file=path,
-        hint="belay reads *.safetensors, *.pt, *.pth, *.bin, *.ckpt, and directories that hold them",
+        hint=f"belay reads {_READ}, and directories that hold them",
     )
 
 
@@ -143,5 +145,11 @@ def no_weights(directory: AnyPath) -> CheckpointError:
     return CheckpointError(
         "holds no weights that belay reads",
         file=directory,
-        hint="leave it out; a checkpoint or a run directory is needed",
+        hint=f"it {holding(directory.iterdir())}; looked for {_READ}, in it and in its folders",
     )
+
+
+def holding(entries: Iterable[AnyPath]) -> str:
+    """`holds a.txt, runs/`, or `is empty`: what lies in a directory, without hidden entries."""
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries if not entry.name.startswith("."))
+    return f"holds {listed(names)}" if names else "is empty"

@@ -12,6 +12,7 @@ _LONGEST_NAME = 1000  # characters; a few bytes of a pickle can put any two of i
 _STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _GETS = ("GET", "BINGET", "LONG_BINGET")
+_IMPORTS = ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
 
 
 def full_name(*parts: str) -> str:
@@ -41,32 +42,38 @@ def imported_names(data: bytes) -> set[str]:
             if count == _MOST_STEPS:
                 raise ValueError(f"it has more than {_MOST_STEPS:,} steps, each of which may take memory")
             if opcode.name in _STRINGS:
-                strings.append(str(argument))
                 last = str(argument)
-                continue
-            if opcode.name == "MEMOIZE":
+                strings.append(last)
+            elif opcode.name == "MEMOIZE":
                 memo[len(memo)] = last
-                continue
-            if opcode.name in _PUTS:
-                if int(str(argument)) > count:  # its table would be made that long
-                    raise ValueError("it numbers its objects in a way that no program writes")
-                memo[int(str(argument))] = last
-                continue
-            if opcode.name in _GETS:
+            elif opcode.name in _PUTS:
+                memo[_place(argument, count)] = last
+            elif opcode.name in _GETS:
                 last = memo.get(int(str(argument)))
                 if last is not None:
                     strings.append(last)
-                continue
-            last = None
-            if opcode.name in ("GLOBAL", "INST"):
-                names.add(full_name(*str(argument).split(" ", 1)))
-            elif opcode.name == "STACK_GLOBAL":
-                names.add(full_name(*strings[-2:]))
-            elif opcode.name in ("EXT1", "EXT2", "EXT4"):
-                names.add(f"extension {argument}")
             else:
-                continue
-            check_count(names)
+                last = None
+                if opcode.name in _IMPORTS:
+                    names.add(_imported(opcode.name, argument, strings))
+                    check_count(names)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
     return names
+
+
+def _place(argument: object, count: int) -> int:
+    """Where a PUT puts something in the unpickler's table, which is made that long."""
+    place = int(str(argument))
+    if place > count:
+        raise ValueError("it numbers its objects in a way that no program writes")
+    return place
+
+
+def _imported(opcode: str, argument: object, strings: list[str]) -> str:
+    """The name that an instruction imports."""
+    if opcode == "STACK_GLOBAL":
+        return full_name(*strings[-2:])
+    if opcode in ("GLOBAL", "INST"):
+        return full_name(*str(argument).split(" ", 1))
+    return f"extension {argument}"

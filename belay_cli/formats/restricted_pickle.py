@@ -3,6 +3,9 @@
 A pickle is a program. It is scanned first, without being run: for the names it would import, and for the one
 instruction by which a few bytes can claim any amount of memory. Then it runs with stand-ins for the names: those on a
 list, none of which does anything, and, where the reader asks for it, `Unknown` for all others.
+
+The machine is the standard library's unpickler in Python; what is ours is what it must not do. torch's restricted one
+makes tensors, and refuses a whole file for a configuration beside the weights.
 """
 
 from __future__ import annotations

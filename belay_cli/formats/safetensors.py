@@ -3,6 +3,8 @@
 Layout: u64 little-endian length of the header, the header (JSON), the data. The header maps each name to
 dtype, shape and data_offsets [begin, end) relative to the data; `__metadata__` maps string to string.
 The data has no holes and no overlaps, so the size of the file follows from the header.
+
+Ours, because the safetensors library opens files of this machine only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is published of an output: the files in its directory, and nothing else.
 
 Hidden files stay where they are, and so do links that lead out of the directory; a file that looks like a secret
-stops everything.
+stops everything. The search for secrets is ours, because the Hub's client uploads what it is given.
 """
 
 from __future__ import annotations

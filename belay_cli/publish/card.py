@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from belay_cli import words
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.publish import yaml_text
-from belay_cli.publish.average import read_average
 from belay_cli.publish.front_matter import MODEL_NAME, front_matter, task_of
 from belay_cli.publish.hub_rules import is_repo_id
 from belay_cli.publish.results import prepared, renewed_index
 from belay_cli.publish.section import section
+from belay_cli.record import Record
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -31,7 +31,7 @@ _COMPANIONS = {"base_model_relation": "base_model", "license_name": "license", "
 
 
 def card(
-    document: Mapping[str, Any],
+    record: Record,
     *,
     existing: str | None = None,
     source_card: str | None = None,
@@ -42,19 +42,19 @@ def card(
 ) -> str:
     """The text of README.md.
 
-    document: belay.json, parsed; existing: the card that stands there now; source_card: the README.md beside the
-    checkpoints; config: config.json or adapter_config.json; picture: a file name in the repository, or text bars.
+    record: what the output says of itself; existing: the card that stands there now; source_card: the README.md beside
+    the checkpoints; config: config.json or adapter_config.json; picture: a file name in the repository, or text bars.
     Raises CheckpointError if a card's front matter or marks are broken, UsageError for an impossible repo_id.
     """
     if repo_id is not None and not is_repo_id(repo_id):
         raise UsageError(f"{repo_id!r} is no id of the Hub", hint="write ORG/NAME")
     source = yaml_text.load(yaml_text.split(source_card or "")[1], f"{README} beside the checkpoints")
-    config, average = config or {}, read_average(document)
-    metadata = front_matter(document, source, config, eval_results, repo_id=repo_id)
+    config = config or {}
+    metadata = front_matter(record, source, config, eval_results, repo_id=repo_id)
     results = prepared(eval_results or [], metadata.get("pipeline_tag") or task_of(config))
-    lines = [BEGIN, *section(average, config, repo_id, picture, results), END]
+    lines = [BEGIN, *section(record, config, repo_id, picture, results), END]
     if existing is None:
-        title = (repo_id or "").split("/")[-1] or f"Average of {words.plural(len(average.names), 'checkpoint')}"
+        title = (repo_id or "").split("/")[-1] or f"Average of {words.plural(len(record.names), 'checkpoint')}"
         heading = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", title)  # elsewhere it is no emphasis
         return "\n".join(["---", yaml_text.dump(metadata), "---", "", f"# {heading}", "", *lines, ""])
     return _renewed(existing, metadata, lines, results)

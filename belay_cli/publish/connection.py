@@ -12,25 +12,23 @@ import json
 import logging
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from belay_cli.errors import PublishError, UsageError
 from belay_cli.publish.bundle import Upload
+from belay_cli.publish.hub_rules import is_repo_id
+from belay_cli.storage.retry import LONGEST_WISH, Patience, Trouble, again, may_pass, wanted_wait
 
 TIMEOUT_SECONDS = 30.0  # for the next byte of an answer, or for the server to take the next byte
-ATTEMPTS = 4
-_PATIENCE_SECONDS = 60.0  # then no look-up is tried again: the client has tried most of them already
+# After a minute no look-up is tried again: the client has tried most of them already.
+PATIENCE = Patience(tries=4, seconds=60.0, first_wait=2.0)
 _SMALL_BYTES = 1 << 20
-_LONGEST_WAIT = 60.0  # seconds that a server may ask for
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_AGAIN = "run the same command again"
 _OFFICIAL = "https://huggingface.co"
 
 T = TypeVar("T")
@@ -62,14 +60,22 @@ class RemoteFile:
 
 
 class RequestError(Exception):
-    """A request that failed: the error for people, whether another try may help, and the wait asked for, in seconds.
+    """A request that failed, and the error for people.
 
     `unclear` says that a commit may have been made all the same, by this request or by an earlier one.
     """
 
-    def __init__(self, error: PublishError, *, transient: bool, wait: float = 0.0, conflict: bool = False) -> None:
+    def __init__(self, error: PublishError, *, unclear: bool = False) -> None:
         super().__init__(str(error))
-        self.error, self.transient, self.wait, self.unclear = error, transient, wait, transient or conflict
+        self.error, self.unclear = error, unclear
+
+
+class PassingError(RequestError, Trouble):
+    """One that another try may mend, after the seconds that the server asked for."""
+
+    def __init__(self, error: PublishError, wait: float = 0.0) -> None:
+        Trouble.__init__(self, str(error), wait=wait)
+        self.error, self.unclear = error, True
 
 
 class Hub:
@@ -78,12 +84,8 @@ class Hub:
     def __init__(self, repo_id: str, token: str | None, *, progress: bool = False) -> None:
         """`progress` lets the client draw its bars. Raises UsageError if the name cannot be one."""
         import huggingface_hub
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils._validators import validate_repo_id
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        if not hasattr(huggingface_hub, "set_client_factory"):
-            raise PublishError("publishing takes huggingface-hub 1.0 or newer", hint="pip install -U huggingface-hub")
         _never_wait_for_ever(huggingface_hub)
         huggingface_hub.logging.set_verbosity(logging.ERROR)  # what it retries is no news
         if not progress:
@@ -94,10 +96,8 @@ class Hub:
         self.repo_id = repo_id
         self.api = huggingface_hub.HfApi(token=self.token or False, library_name="belay")
         self.url = f"{self.api.endpoint}/{repo_id}"
-        try:
-            validate_repo_id(repo_id)
-        except HFValidationError as error:
-            raise UsageError(f"{repo_id!r} is no name of a repository", hint="such as ORG/NAME") from error
+        if not is_repo_id(repo_id):
+            raise UsageError(f"{repo_id!r} is no name of a repository", hint="such as ORG/NAME")
 
     def need_token(self) -> None:
         """Raise PublishError if there is no token at all."""
@@ -191,22 +191,16 @@ class Hub:
 
     def retrying(self, ask: Callable[[], T]) -> T:
         """Ask again while that may help. Raises PublishError. Only for what may be asked twice."""
-        began = time.monotonic()
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._in_words(ask)
-            except RequestError as failed:
-                late = time.monotonic() - began > _PATIENCE_SECONDS
-                if not failed.transient or late or attempt == ATTEMPTS - 1:
-                    raise failed.error from failed
-                pause(attempt, failed.wait)
-        raise AssertionError("unreachable")
+        try:
+            return again(lambda: self._in_words(ask), PATIENCE)
+        except RequestError as failed:
+            raise failed.error from failed
 
     def _in_words(self, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except PublishError as error:
-            raise RequestError(error, transient=False) from error
+            raise RequestError(error) from error
         except (_hub_errors().HfHubHTTPError, _transport_error(), OSError, RuntimeError, ValueError) as error:
             raise self._failure(error) or error from error
 
@@ -217,36 +211,36 @@ class Hub:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(error, errors.OfflineModeIsEnabled):
-            return RequestError(PublishError("HF_HUB_OFFLINE is set, so the Hub is not asked"), transient=False)
+            return RequestError(PublishError("HF_HUB_OFFLINE is set, so the Hub is not asked"))
         if isinstance(error, errors.HfHubHTTPError) or status is not None:
             return self._refused(error, status or 0, response)
         if isinstance(error, (_transport_error(), ConnectionError, TimeoutError)):
             timed_out = "timeout" in type(error).__name__.lower()
             what = f"did not answer for {TIMEOUT_SECONDS:.0f} s" if timed_out else "cannot be reached"
-            return RequestError(PublishError(f"{where} {what}", hint="run the same command again"), transient=True)
+            return PassingError(PublishError(f"{where} {what}", hint=_AGAIN))
         if isinstance(error, json.JSONDecodeError):  # something between here and the Hub answers in its place
-            what = f"{where} did not answer in JSON"
-            return RequestError(PublishError(what, hint="run the same command again"), transient=True)
+            return PassingError(PublishError(f"{where} did not answer in JSON", hint=_AGAIN))
         return None
 
     def _refused(self, error: BaseException, status: int, response: Any) -> RequestError:
         said = self._redacted(getattr(error, "server_message", None) or f"status {status}")
         if status == 401:
-            return RequestError(_bad_token(self.api.endpoint), transient=False)
+            return RequestError(_bad_token(self.api.endpoint))
         if status == 403:
             hint = f"it needs write access: a token of that kind is made at {self.api.endpoint}/settings/tokens"
-            return RequestError(PublishError(f"the token may not write to {self.repo_id}", hint=hint), transient=False)
+            return RequestError(PublishError(f"the token may not write to {self.repo_id}", hint=hint))
         if status == 404:
             hint = "is its name right, and may the token see it?"
-            return RequestError(PublishError(f"{self.url} is not there: {said}", hint=hint), transient=False)
+            return RequestError(PublishError(f"{self.url} is not there: {said}", hint=hint))
         if status in (409, 412):
-            return RequestError(somebody_else(self.repo_id), transient=False, conflict=True)
-        wait = _wanted_wait(response)
-        transient = status in _TRANSIENT and wait <= _LONGEST_WAIT
-        hint = f"try again in {wait:.0f} s" if wait > _LONGEST_WAIT else "run the same command again"
-        what = "has had too many requests" if status == 429 else f"failed with {said}"
-        hint = hint if status in _TRANSIENT else "see what the server says; --debug shows more"
-        return RequestError(PublishError(f"{self.api.endpoint} {what}", hint=hint), transient=transient, wait=wait)
+            return RequestError(somebody_else(self.repo_id), unclear=True)
+        what = f"{self.api.endpoint} " + ("has had too many requests" if status == 429 else f"failed with {said}")
+        if not may_pass(status):
+            return RequestError(PublishError(what, hint="see what the server says; --debug shows more"))
+        wait = wanted_wait(response.headers)
+        if wait > LONGEST_WISH:
+            return RequestError(PublishError(what, hint=f"try again in {wait:.0f} s"))
+        return PassingError(PublishError(what, hint=_AGAIN), wait)
 
     def _redacted(self, text: str) -> str:
         line = " ".join(text.split())[:200]
@@ -266,25 +260,6 @@ def _bad_token(endpoint: str) -> PublishError:
         "the token is not valid, or has expired",
         hint=f"make a new one at {endpoint}/settings/tokens, then hf auth login, HF_TOKEN or --token",
     )
-
-
-def pause(attempt: int, wanted: float) -> None:
-    """Wait before another try: what the server asked for, or 1, 2, 4 … seconds."""
-    time.sleep(wanted or 2.0**attempt)
-
-
-def _wanted_wait(response: Any) -> float:
-    """The seconds that an answer asks to wait: in Retry-After, or as the Hub says when its limit is lifted; else 0."""
-    if response is None:
-        return 0.0
-    text = response.headers.get("Retry-After", "")
-    if text.isdecimal():
-        return float(text)
-    with contextlib.suppress(TypeError, ValueError):
-        date = parsedate_to_datetime(text)
-        return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
-    limit = re.search(r"\bt=(\d{1,6})\b", response.headers.get("RateLimit", ""))
-    return float(limit[1]) if limit else 0.0
 
 
 def _hub_errors() -> Any:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from belay_cli.errors import CheckpointError, PublishError
-from belay_cli.provenance import DOCUMENT, LOCAL, document_text
-from belay_cli.publish.average import read_average
 from belay_cli.publish.bundle import Upload, bundle, holds_secret
 from belay_cli.publish.card import README, card
-from belay_cli.publish.pictures import coefficients_png, have_matplotlib
-from belay_cli.rules import TITLES
+from belay_cli.record import DOCUMENT, LOCAL, Record
+from belay_cli.show.loading import CONFIGS
+from belay_cli.show.pictures import coefficients_png, have_matplotlib
 from belay_cli.storage.json_file import read_json
 
 if TYPE_CHECKING:
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
 PICTURE = "coefficients.png"
 _RESULTS = "### Evaluation"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp", ".pkl", ".npz", ".msgpack", ".h5", ".gguf")
-_CONFIGS = ("config.json", "adapter_config.json", "model_index.json")
 _LARGEST = 10_000_000  # bytes of a card or a configuration
 
 
 def contents(
     output: Path,
-    document: Mapping[str, Any],
+    record: Record,
     *,
     weights: Collection[str],
     repo_id: str,
@@ -52,7 +50,7 @@ def contents(
     if picture is None:
         notes.append("the card has text in place of a picture; for one: pip install 'belay-cli[plots]'")
     text = card(
-        document,
+        record,
         existing=existing,
         source_card=_source_card(output),
         config=_config(output),
@@ -66,9 +64,9 @@ def contents(
         notes.append("the evaluation results on the card go; to keep them, give them again: --eval-results")
     made = [Upload(README, text.encode())]
     if picture:
-        made.append(Upload(PICTURE, _picture(document)))
+        made.append(Upload(PICTURE, _picture(record)))
     if not output.is_dir():  # a single file has its record in its metadata; a repository has it as a file too
-        made.append(Upload(DOCUMENT, document_text(document)))
+        made.append(Upload(DOCUMENT, record.document()))
     kept = [upload for upload in uploads if upload.name not in {m.name for m in made}]
     return sorted([*kept, *made], key=lambda upload: upload.name), notes
 
@@ -95,14 +93,13 @@ def _without_other_weights(uploads: list[Upload], weights: Collection[str]) -> t
     return [upload for upload in uploads if upload.name not in left], [note]
 
 
-def _picture(document: Mapping[str, Any]) -> bytes:
-    average = read_average(document)
+def _picture(record: Record) -> bytes:
     return coefficients_png(
-        average.ticks,
-        average.coefficients,
-        unit=average.unit,
-        title=f"Weight of each checkpoint in the {TITLES[average.method]}",
-        mean_lag=average.summary.mean_lag,
+        record.ticks,
+        record.coefficients,
+        unit=record.unit,
+        title=f"Weight of each checkpoint in the {record.rule.title}",
+        mean_lag=record.summary.mean_lag,
     )
 
 
@@ -119,7 +116,7 @@ def _source_card(output: Path) -> str | None:
 
 
 def _config(output: Path) -> dict[str, Any] | None:
-    for name in _CONFIGS:
+    for name in CONFIGS:
         path = output / name
         if output.is_dir() and path.is_file() and _lies_inside(path, output):
             with contextlib.suppress(CheckpointError):

@@ -1,4 +1,4 @@
-"""The metadata at the top of a model card, by the rules of the Hub (`hub.py`).
+"""The metadata at the top of a model card, by the rules of the Hub (hub_rules).
 
 Nothing is invented: what the source does not say is left out, and what it says against these rules is left out too.
 """
@@ -11,27 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from belay_cli.publish.hub_rules import LICENSES, PIPELINE_TAGS, is_repo_id
 from belay_cli.publish.results import model_index, prepared
+from belay_cli.record import Record
+from belay_cli.show.loading import HEADS, architecture, infer_library
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-TAGS = ("belay", "ema", "weight-averaging")
 MODEL_NAME = "belay-average"  # where there is no repository yet
-
-# What the name of an architecture says of its task; `AutoModel` before it is the class of transformers that loads it.
-HEADS = {
-    "ForCausalLM": "text-generation",
-    "ForMaskedLM": "fill-mask",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForImageClassification": "image-classification",
-    "ForObjectDetection": "object-detection",
-    "ForSemanticSegmentation": "image-segmentation",
-    "ForDepthEstimation": "depth-estimation",
-    "ForAudioClassification": "audio-classification",
-    "ForCTC": "automatic-speech-recognition",
-}
 
 # A config remembers where its model was loaded from: an id of the Hub, or a directory that looks like one.
 _LOCAL = re.compile(
@@ -42,7 +28,7 @@ _LOCAL = re.compile(
 
 
 def front_matter(
-    document: Mapping[str, Any],
+    record: Record,
     source_card: Mapping[str, Any],
     config: Mapping[str, Any],
     eval_results: Sequence[EvalResult] | None = None,
@@ -51,11 +37,11 @@ def front_matter(
 ) -> dict[str, Any]:
     """The metadata of an output's card, in the order in which it is written.
 
-    document: belay.json; source_card: the front matter of the run's own README.md; config: config.json, or
-    adapter_config.json; each may be empty. repo_id: where the card will stand.
+    record: what the output says of itself; source_card: the front matter of the run's own README.md; config:
+    config.json, or adapter_config.json; each may be empty. repo_id: where the card will stand.
     """
-    language, library = _language(source_card.get("language")), infer_library(document, config)
-    base, own = _base_model(document, source_card, config, repo_id)
+    language, library = _language(source_card.get("language")), infer_library(record.copies, config)
+    base, own = _base_model(record, source_card, config, repo_id)
     adapter = library == "peft" and not own
     found = {
         "language": language,
@@ -67,7 +53,7 @@ def front_matter(
         "base_model_relation": ("adapter" if adapter else "merge") if base else None,
         "datasets": _many(source_card.get("datasets"), is_repo_id),
         "metrics": _many(source_card.get("metrics"), _is_text),
-        "tags": merged_tags(_many(source_card.get("tags"), _is_text)),
+        "tags": _merged_tags(_many(source_card.get("tags"), _is_text), record.rule.tags),
         "model-index": None,
     }
     if eval_results:
@@ -77,45 +63,25 @@ def front_matter(
     return {key: value for key, value in found.items() if value}
 
 
-def infer_library(document: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """The library that loads the output, as its files say; None rather than a guess."""
-    listed = document.get("copies")
-    copies = listed if isinstance(listed, list) else []
-    if "modules.json" in copies:
-        return "sentence-transformers"
-    if "peft_type" in config or "adapter_config.json" in copies:
-        return "peft"
-    if "_class_name" in config or "_diffusers_version" in config:
-        return "diffusers"
-    known = "architectures" in config or "model_type" in config
-    return "transformers" if known and "transformers_version" in config else None
-
-
 def task_of(config: Mapping[str, Any]) -> str | None:
     """The task that the architecture in a config is made for."""
     name = architecture(config)
     return next((task for head, task in HEADS.items() if name.endswith(head)), None)
 
 
-def architecture(config: Mapping[str, Any]) -> str:
-    """The class that a config names; empty if it names none that could be one."""
-    names = config.get("architectures")
-    name = config.get("_class_name") or (names[0] if isinstance(names, list) and names else "")
-    return name if isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name) else ""
-
-
-def merged_tags(tags: Sequence[str]) -> list[str]:
+def _merged_tags(tags: Sequence[str], of_rule: Sequence[str]) -> list[str]:
     """Tags with ours at the end, none twice."""
-    return list(dict.fromkeys([*tags, *TAGS]))
+    return list(dict.fromkeys([*tags, "belay", *of_rule, "weight-averaging"]))
 
 
 def _base_model(
-    document: Mapping[str, Any], card: Mapping[str, Any], config: Mapping[str, Any], repo_id: str | None
+    record: Record, card: Mapping[str, Any], config: Mapping[str, Any], repo_id: str | None
 ) -> tuple[Any, bool]:
     """The run that was averaged, or what it says that it comes from; and whether it is the run itself."""
-    series = document.get("series")
-    repos = [entry.get("repo") for entry in series if isinstance(entry, dict)] if isinstance(series, list) else []
-    run, base = _many(repos, is_repo_id), _many(card.get("base_model"), is_repo_id)
+    run, base = (
+        _many([checkpoint.repo for checkpoint in record.series], is_repo_id),
+        _many(card.get("base_model"), is_repo_id),
+    )
     name = config.get("_name_or_path")
     if not run and not base and isinstance(name, str) and "/" in name and not _LOCAL.match(name):
         base = _many(name, is_repo_id)

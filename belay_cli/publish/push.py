@@ -12,28 +12,8 @@ from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import PublishError
 from belay_cli.formats import SUFFIX
 from belay_cli.publish.bundle import Upload
-from belay_cli.publish.connection import (
-    ATTEMPTS,
-    Hub,
-    RemoteFile,
-    RequestError,
-    pause,
-    somebody_else,
-)
-
-MAIN = "main"
-MESSAGE = "Upload an average of checkpoints, made with belay"
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where in a repository an output goes: a revision, or a new pull request to it."""
-
-    revision: str = MAIN
-    private: bool = False
-    create_pr: bool = False
-    message: str = MESSAGE
-    description: str | None = None
+from belay_cli.publish.connection import PATIENCE, Hub, PassingError, RemoteFile, RequestError, somebody_else
+from belay_cli.publish.destination import MAIN, Destination
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class Changes:
 
 def look(hub: Hub, destination: Destination) -> Remote:
     """Ask the Hub what is there. Raises PublishError; a repository that is public although --private is one."""
-    found = hub.head(destination.revision)
+    found = hub.head(destination.branch)
     if found is None:
         return NOWHERE
     head, private = found
@@ -79,8 +59,8 @@ def look(hub: Hub, destination: Destination) -> Remote:
             hint="change it in the settings of the repository, or leave --private out",
         )
     if head is None and destination.create_pr:
-        raise PublishError(f"{hub.url} has no revision {destination.revision} to make a pull request to")
-    has_revision = head is not None or destination.revision == MAIN
+        raise PublishError(f"{hub.url} has no revision {destination.branch} to make a pull request to")
+    has_revision = head is not None or destination.branch == MAIN
     if not has_revision:
         main = hub.head(MAIN)
         head = main[0] if main else None
@@ -124,17 +104,17 @@ def push(
     """
     hub.need_token()
     parent = _prepare(hub, destination, remote)
-    for attempt in range(ATTEMPTS):
+    for attempt in range(1, PATIENCE.tries + 1):
         wanted = changes(uploads, hub.files(parent) if parent else {})
         try:
             done = hub.commit(_operations(wanted), **_options(destination, parent))
         except RequestError as failed:
             if failed.unclear and (url := landed(hub, destination, parent, uploads)):
                 return url
-            if not failed.transient or attempt == ATTEMPTS - 1:
+            if not isinstance(failed, PassingError) or attempt == PATIENCE.tries:
                 raise failed.error from failed
             say(f"{failed.error}; trying again")
-            pause(attempt, failed.wait)
+            PATIENCE.wait(attempt, failed.wait)
             continue
         url = str(done.pr_url or done.commit_url)
         try:
@@ -164,8 +144,8 @@ def _prepare(hub: Hub, destination: Destination, remote: Remote) -> str | None:
         parent = found[0] if found else None
         if len(hub.commits_since(None, MAIN)) > 1:  # one is the Hub's own
             raise somebody_else(hub.repo_id)
-    if destination.revision != MAIN and not (remote.exists and remote.has_revision):
-        hub.create_branch(destination.revision, parent)
+    if destination.branch != MAIN and not (remote.exists and remote.has_revision):
+        hub.create_branch(destination.branch, parent)
     return parent
 
 
@@ -176,7 +156,7 @@ def landed(hub: Hub, destination: Destination, parent: str | None, uploads: Sequ
             if changes(uploads, hub.files(ref)).nothing:
                 return f"{hub.url}/discussions/{ref.rpartition('/')[2]}"
         return None
-    for commit in hub.commits_since(parent, destination.revision):
+    for commit in hub.commits_since(parent, destination.branch):
         if changes(uploads, hub.files(commit)).nothing:
             return f"{hub.url}/commit/{commit}"
     return None
@@ -197,8 +177,8 @@ def _operations(wanted: Changes) -> list[Any]:
 def _options(destination: Destination, parent: str | None) -> dict[str, Any]:
     return {
         "commit_message": destination.message,
-        "commit_description": destination.description,
-        "revision": destination.revision,
+        "commit_description": destination.commit_description,
+        "revision": destination.branch,
         "create_pr": destination.create_pr,
         "parent_commit": parent,
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from belay_cli import words
 from belay_cli.errors import BelayError, CheckpointError
-from belay_cli.publish.markdown import code, table
+from belay_cli.show.markdown import code, table
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

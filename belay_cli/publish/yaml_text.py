@@ -1,4 +1,8 @@
-"""YAML front matter as text: read it, and change a few keys while everything else stays as it was written."""
+"""YAML front matter as text: read it, and change a few keys while everything else stays as it was written.
+
+Ours, because ruamel.yaml drops comments in a list that changes, doubles the CR after a comment, and writes indented
+lists, folded texts, `key:   value`, `~` and `[a,b]` anew; huggingface_hub's cards lose all comments and quotes.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,85 @@
 """Rules: ticks in, float64 coefficients out. numpy only; knows nothing of files or tensors.
 
-rule        what a person asks for (RuleOptions), and what it comes to for one series (Rule)
-dynamics    the damped spring of EMA and BELAY as coefficients
+rule        what the rest of the program knows of a rule, whichever it is
+ema         the exponential moving average, with or without inertia
+belay       the spring that pulls both ends
+spring      the dynamics of both as coefficients
 recursion   the same, tick by tick on the weights: the second definition
+debiased    the EMA without its initial state
+asked       the options of both
 half_life   half-lives as people write them
 damping     damping ratio and inertia
 summary     mean lag, effective number of checkpoints
+
+A new rule is a file with a subclass of `Rule`, and its line in `METHODS`.
 """
 
-from belay_cli.rules.rule import METHODS, TITLES, Rule, RuleOptions, resolve_rule
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from belay_cli.errors import UsageError
+from belay_cli.options import Declared, declared_in, flag, one_of
+from belay_cli.rules.belay import Belay
+from belay_cli.rules.ema import Ema
+from belay_cli.rules.rule import Float64Array, Parameters, Rule
 from belay_cli.rules.summary import Summary, summarize
 
-__all__ = ["METHODS", "TITLES", "Rule", "RuleOptions", "Summary", "resolve_rule", "summarize"]
+METHODS: dict[str, type[Rule]] = {
+    rule.method: rule
+    for rule in (
+        Ema,
+        Belay,
+    )
+}
+
+__all__ = [
+    "METHODS",
+    "Belay",
+    "Ema",
+    "Float64Array",
+    "Parameters",
+    "Rule",
+    "Summary",
+    "asked",
+    "options",
+    "recorded",
+    "summarize",
+]
+
+
+def asked(method: str | Rule, given: Mapping[str, Any] | None = None) -> Rule:
+    """The rule of a method with the options that were given, those that are None or False left out.
+
+    Raises UsageError for an unknown method, and for an option that it does not take.
+    """
+    given = {name: value for name, value in (given or {}).items() if value is not None and value is not False}
+    if isinstance(method, Rule):
+        return method
+    method = one_of("--method", method, tuple(METHODS))
+    takes = {option.name for option in declared_in(METHODS[method])}
+    for name in given:
+        if name not in takes:
+            takers = [other for other, rule in METHODS.items() if name in {o.name for o in declared_in(rule)}]
+            raise UsageError(
+                f"--method {method} takes no {flag(name)}",
+                hint=f"{flag(name)} belongs to --method {' or '.join(takers)}" if takers else None,
+            )
+    return METHODS[method](**given)
+
+
+def options() -> list[Declared]:
+    """The options of all methods; one that several take is there once."""
+    found: dict[str, Declared] = {}
+    for rule in METHODS.values():
+        for option in declared_in(rule):
+            found.setdefault(option.name, option)
+    return list(found.values())
+
+
+def recorded(method: str, parameters: Mapping[str, Any]) -> Rule:
+    """The rule of a record. Raises KeyError, TypeError, ValueError or UsageError if it is none."""
+    if method not in METHODS:
+        raise ValueError(f"its rule '{method}' is not one of this version of belay")
+    return METHODS[method].from_parameters(parameters)

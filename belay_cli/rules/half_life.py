@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -10,8 +11,27 @@ from belay_cli.errors import UsageError
 
 DEFAULT_SHARE_OF_SPAN = 0.05
 
-_FORM = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|steps?|checkpoints?|)\s*", re.IGNORECASE)
 _EXAMPLES = "write 10%, 2000steps, 3checkpoints, or a number of ticks"
+
+# A number and a word for what it counts; 1_000 groups digits as Python does.
+_FORM = re.compile(r"(\d+(?:_\d{3})*(?:\.\d*)?|\.\d+)(e[+-]?\d+)?\s*(%|(?:[a-z][a-z ]*)?)", re.IGNORECASE | re.ASCII)
+_COMMAS = re.compile(r"(\d+)((?:,\d+)+)(.*)", re.ASCII)
+_THOUSANDS = re.compile(r"([kKM]) ?(|[sS]teps?)")
+
+# What a word counts, without the s at its end; "" are ticks.
+_COUNTED = {
+    **dict.fromkeys(("%", "percent", "pct"), "%"),
+    **dict.fromkeys(("step", "iteration", "iter"), "step"),
+    **dict.fromkeys(("checkpoint", "ckpt"), "checkpoint"),
+    **dict.fromkeys(("", "tick"), ""),
+}
+# What no checkpoint states.
+_NOT_KNOWN = {
+    "epoch": "epochs",
+    "token": "tokens",
+    **dict.fromkeys(("sample", "example", "image"), "samples"),
+    **dict.fromkeys(("sec", "second", "min", "minute", "h", "hour", "day"), "time"),
+}
 
 
 def default_half_life(ticks: Sequence[int]) -> float:
@@ -40,14 +60,49 @@ def parse_half_life(text: str | float, ticks: Sequence[int], unit: str) -> float
 
 def split_half_life(text: str | float) -> tuple[float, str]:
     """Number and suffix (`%`, `step`, `checkpoint` or nothing) of a half-life. Raises UsageError."""
-    match = _FORM.fullmatch(str(text))
-    try:
-        number = float(match[1]) if match else math.nan
-    except ValueError:
-        number = math.nan
-    if match is None or not 0 < number < math.inf:
-        raise UsageError(f"--half-life '{text}' is not a positive half-life", hint=_EXAMPLES)
-    return number, match[2].lower().rstrip("s")
+    found = _FORM.fullmatch(str(text).strip())
+    if found is None:
+        raise _no_half_life(text, _with_a_point(str(text)))
+    number, word = float(found[1] + (found[2] or "")), found[3]
+    suffix = _COUNTED.get(_singular(word))
+    if suffix is None:
+        raise _not_counted(text, number, word)
+    if not 0 < number < math.inf:
+        raise _no_half_life(text, "the longest that says something is about the span: 100%" if number else None)
+    return number, suffix
+
+
+def _singular(word: str) -> str:
+    word = word.lower()
+    return word if len(word) < 2 else word.removesuffix("s")
+
+
+def _no_half_life(text: str | float, hint: str | None = None) -> UsageError:
+    return UsageError(f"--half-life '{text}' is not a positive half-life", hint=hint or _EXAMPLES)
+
+
+def _with_a_point(text: str) -> str | None:
+    """The mend for commas: 1,000 is a thousand to some, and 1,5 one and a half to others."""
+    found = _COMMAS.fullmatch(text.strip())
+    if not found:
+        return None
+    whole, groups, rest = found[1], found[2].split(",")[1:], found[3]
+    thousands = whole != "0" and all(len(group) == 3 for group in groups)
+    return f"without a comma: {whole}{'' if thousands else '.'}{''.join(groups)}{rest}"
+
+
+def _not_counted(text: str | float, number: float, word: str) -> UsageError:
+    """The error for a word that is none of ours, with what it may stand for."""
+    if what := _NOT_KNOWN.get(_singular(word)):
+        convert = f"one epoch of 500 steps is 500steps; with one checkpoint an epoch, {number:g}checkpoints"
+        return UsageError(
+            f"--half-life '{text}' counts {what}, which checkpoints do not state",
+            hint=convert if what == "epochs" else "convert it to steps or checkpoints: 2000steps, 3checkpoints",
+        )
+    if found := _THOUSANDS.fullmatch(word):
+        return _no_half_life(text, f"in digits: {number * (1e6 if found[1] == 'M' else 1e3):.0f}steps")
+    near = difflib.get_close_matches(word.lower(), ("steps", "checkpoints", "percent"), n=1)
+    return _no_half_life(text, f"did you mean {number:g}{near[0].replace('percent', '%')}?" if near else None)
 
 
 def mean_spacing(ticks: Sequence[int]) -> float:

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from belay_cli.rules.dynamics import Dynamics, Float64Array
+from belay_cli.rules.rule import Float64Array
+from belay_cli.rules.spring import Dynamics
 
 _TICK_BY_TICK = 4096
 
@@ -40,10 +41,7 @@ def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array
 
 def _rates(dynamics: Dynamics) -> tuple[float, float, float, float]:
     """α, μ, β and κ of one tick."""
-    beta = dynamics.feedback * dynamics.a
-    # Where nothing pulls x away from w, they are equal, but for rounding, which a curvature would multiply.
-    kappa = dynamics.curvature * dynamics.a if beta else 0.0
-    return dynamics.spring, dynamics.inertia, beta, kappa
+    return dynamics.spring, dynamics.inertia, dynamics.feedback * dynamics.a, dynamics.pull_back
 
 
 def replay_weights(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Float64Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from belay_cli.rules.dynamics import Float64Array
+from belay_cli.rules.rule import Float64Array
 
 
 @dataclass(frozen=True)

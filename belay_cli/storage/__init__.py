@@ -3,6 +3,7 @@
 files       the files that hold weights, and how many of them stay open
 local       a file of this machine
 remote      files by URL
+retry       trying a request again
 pieces      tensors that are not one run of bytes
 json_file   JSON from anyone, read only if it is of a size that can be right
 """

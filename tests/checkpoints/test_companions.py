@@ -194,7 +194,7 @@ def test_checkpoints_given_as_files_take_nothing_with_them(tmp_path):
 
 def test_a_file_as_output_takes_nothing_with_it(tmp_path):
     report = average([make_run(tmp_path / "run")], "avg.safetensors")
-    assert [file["path"] for file in report.files] == ["avg.safetensors"]
+    assert [file.path for file in report.files] == ["avg.safetensors"]
     assert not any("not copied" in note for note in report.notes)
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed import checkpoint as dcp
 
-from belay_cli import BelayError, average
+from belay_cli import BelayError, Ema, average
 from tests.checkpoints.layouts import FLAT, NESTED, Layout, Tensors
 from tests.conftest import shard
 
@@ -70,10 +70,10 @@ FORMATS = (as_safetensors, as_sharded_safetensors, as_sharded_bin, *OF_ANY_LAYOU
 def outcome(options: Any) -> dict[str, Any] | str:
     """Name -> dtype, shape and bytes of the average, or the message of the refusal."""
     try:
-        report = average(["run"], "out.safetensors", half_life="50%", overwrite=True, **options)
+        report = average(["run"], "out.safetensors", method=Ema(half_life="50%"), overwrite=True, **options)
     except BelayError as error:
         return error.message
-    assert [entry["step"] for entry in report.checkpoints] == list(STEPS)
+    assert [entry.step for entry in report.checkpoints] == list(STEPS)
     with safe_open("out.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     return {name: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, t in tensors.items()}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file, save_model
 
-from belay_cli import average
+from belay_cli import Ema, average
 from belay_cli.checkpoints import metadata as module
 from tests.conftest import make_files, raw_safetensors, shard
 
@@ -74,8 +74,8 @@ def test_an_entry_that_one_checkpoint_lacks_is_left_out():
 
 def test_a_checkpoint_that_is_not_read_has_a_say_too(tmp_path):
     paths = series(tmp_path, {"a": "1"}, {"a": "2"}, {"a": "2"})
-    report = average(paths, "out.safetensors", decay=1e-200)
-    assert report.checkpoints[0]["coefficient"] == 0
+    report = average(paths, "out.safetensors", method=Ema(decay=1e-200))
+    assert report.checkpoints[0].coefficient == 0
     assert carried(Path("out.safetensors")) == {}
 
 

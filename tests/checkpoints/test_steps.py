@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from belay_cli.checkpoints import open_checkpoint
-from belay_cli.checkpoints.meaning.recorded import Recorded, names_one_low
+from belay_cli.checkpoints.meaning.recorded import RecordedStep, names_one_low
 from belay_cli.checkpoints.order.steps import agreed_step
 from belay_cli.errors import SeriesError
 
-TEN = Recorded(10, "recorded as global_step")
+TEN = RecordedStep(10, "recorded as global_step")
 PATH = Path("epoch=0-step=9.ckpt")
 
 

@@ -25,7 +25,7 @@ from belay_cli.formats.restricted_pickle import ForbiddenNames
 from belay_cli.formats.torch.hidden import holds_tensors
 from belay_cli.formats.torch.objects import ALLOWED, read_object
 from belay_cli.formats.unknown import Unknown
-from tests.test_checkpoints_torch import archived, lying_tensor, pickled, read
+from tests.formats.torch.files import archived, lying_tensor, pickled, read
 
 P2, P4 = b"\x80\x02", b"\x80\x04"
 
@@ -47,8 +47,6 @@ def stacked(module, attribute):
 A = name("a", "B")  # what nobody knows
 TENSOR = pickled(lying_tensor())[2:-1]
 STORAGE = b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + text("cpu") + b"K\x04tQ"
-
-
 MEMOS = sum(opcode.name == "BINPUT" for opcode, _, _ in pickletools.genops(P2 + TENSOR + b"."))
 
 
@@ -357,7 +355,7 @@ def test_any_pickle_is_refused_or_inert(fragments):
 
 WATCHED = """
 import json, sys, time, types
-from belay_cli.report import peak_memory
+from belay_cli.show.report import peak_memory
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.restricted_pickle import ForbiddenNames
 from belay_cli.formats.torch.objects import read_object

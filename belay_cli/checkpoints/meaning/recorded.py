@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 _LARGEST = 10**18  # below it, as in a name; fits a signed 64-bit integer
 
 
-class Recorded(NamedTuple):
+class RecordedStep(NamedTuple):
     """A step, and where it is recorded, in words. `loosely`: some count it before, and some after they increment it."""
 
     step: int
@@ -35,18 +35,18 @@ _RECORDERS = (
 _KEYS = ("step", "global_step", "iter_num", "iteration", "steps")
 
 
-def recorded_in_root(root: Any) -> Recorded | None:
+def recorded_in_root(root: Any) -> RecordedStep | None:
     """The step at the top of what was saved, as a plain integer; None if there is none, or several disagree."""
     if not isinstance(root, dict):
         return None
     for recorder in _RECORDERS:
         if recorder.mark in root:
             step = _step(root.get(recorder.step))
-            return None if step is None else Recorded(step, f"recorded as {recorder.step}")
+            return None if step is None else RecordedStep(step, f"recorded as {recorder.step}")
     found = {key: step for key in _KEYS if (step := _step(root.get(key))) is not None}
     if len(set(found.values())) != 1:
         return None
-    return Recorded(next(iter(found.values())), f"recorded as {' and '.join(found)}", loosely=True)
+    return RecordedStep(next(iter(found.values())), f"recorded as {' and '.join(found)}", loosely=True)
 
 
 def _step(value: Any) -> int | None:

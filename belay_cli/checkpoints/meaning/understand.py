@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from belay_cli.checkpoints.learning_rate import in_root
 from belay_cli.checkpoints.meaning.not_understood import in_place_of, note, refuse_hidden, with_unreadable
 from belay_cli.checkpoints.meaning.parts import refuse_parts_of_a_rank
 from belay_cli.checkpoints.meaning.prefixes import by_plain_name
@@ -70,6 +71,7 @@ def understand(
         meaning.beside,
         {"format": contents.format, **meaning.recognised},
         names_one_low(contents.root),
+        in_root(contents.root),
     )
 
 

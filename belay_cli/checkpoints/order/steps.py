@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from belay_cli.checkpoints.meaning.recorded import Recorded
+from belay_cli.checkpoints.learning_rate import LearningRate, in_trainer_state
+from belay_cli.checkpoints.meaning.recorded import RecordedStep
 from belay_cli.checkpoints.order.pieces import MOST_DIGITS
 from belay_cli.checkpoints.weights import Weights
 from belay_cli.errors import SeriesError
@@ -14,38 +16,43 @@ from belay_cli.storage.json_file import read_json
 TRAINER_STATE = "trainer_state.json"
 
 
-def recorded_step(weights: Weights, directory: AnyPath | None) -> Recorded | None:
-    """The step that a checkpoint records: in the weights, as safetensors metadata, or in trainer_state.json."""
+def recorded_step(weights: Weights, directory: AnyPath | None) -> tuple[RecordedStep | None, LearningRate | None]:
+    """The step that a checkpoint records: in the weights, as safetensors metadata, or in trainer_state.json.
+
+    With it the learning rate of the same record; trainer_state.json is read for the step, or not at all.
+    """
     if weights.step is not None:
-        return weights.step
+        return weights.step, weights.learning_rate
     metadata = weights.metadata
     if re.fullmatch(rf"\d{{1,{MOST_DIGITS}}}", metadata.get("step", "")):
-        return Recorded(int(metadata["step"]), "recorded in its metadata")
-    state = directory / TRAINER_STATE if directory else None
-    return _trainer_step(state) if state is not None and state.is_file() else None
-
-
-def _trainer_step(path: AnyPath) -> Recorded | None:
+        return RecordedStep(int(metadata["step"]), "recorded in its metadata"), weights.learning_rate
+    path = directory / TRAINER_STATE if directory else None
+    if path is None or not path.is_file():
+        return None, weights.learning_rate
     state = read_json(path, hint="the checkpoint's step is read from it; save it again, or remove it")
+    return _trainer_step(state), in_trainer_state(state) or weights.learning_rate
+
+
+def _trainer_step(state: Any) -> RecordedStep | None:
     step = state.get("global_step") if isinstance(state, dict) else None
     if type(step) is not int or not 0 <= step < 10**MOST_DIGITS:
         return None
-    return Recorded(step, f"recorded in {TRAINER_STATE}")
+    return RecordedStep(step, f"recorded in {TRAINER_STATE}")
 
 
 def agreed_step(
-    recorded: Recorded | None, named: int | None, path: AnyPath, needed: bool, *, named_low: bool = False
-) -> Recorded | None:
+    recorded: RecordedStep | None, named: int | None, path: AnyPath, needed: bool, *, named_low: bool = False
+) -> RecordedStep | None:
     """The one step of a checkpoint. If its record contradicts its name, SeriesError, or None if no step is needed.
 
     named_low: whether its writer is known to put the step before the recorded one into the name.
     """
     if named is None or recorded is None:
-        return recorded if named is None else Recorded(named, "by its name", by_name=True)
+        return recorded if named is None else RecordedStep(named, "by its name", by_name=True)
     if recorded.step == named or (named_low and recorded.step == named + 1):
         return recorded
     if recorded.loosely and abs(recorded.step - named) == 1:
-        return Recorded(named, f"by its name, one off what is {recorded.where}")
+        return RecordedStep(named, f"by its name, one off what is {recorded.where}")
     if not needed:
         return None
     raise SeriesError(

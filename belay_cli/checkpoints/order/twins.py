@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.notes import counted_once
 from belay_cli.errors import SeriesError
 from belay_cli.storage.files import OpenFiles, open_files
 
@@ -15,19 +16,20 @@ def merge_twins(
     ordered: Sequence[Checkpoint], notes: list[str], place: Callable[[Checkpoint], object] = lambda c: c.step
 ) -> list[Checkpoint]:
     """Two checkpoints at one place are one if their content is the same, the first of them; else a SeriesError."""
-    distinct = list(ordered[:1])
+    distinct, twins = list(ordered[:1]), []
     for checkpoint in ordered[1:]:
         before = distinct[-1]
         if place(checkpoint) != place(before):
             distinct.append(checkpoint)
         elif same_content(checkpoint, before):
-            notes.append(f"{checkpoint.path} is the same as {before.path}; it counts once")
+            twins.append((checkpoint, before))
         else:
             raise SeriesError(
                 f"is at step {checkpoint.step}, and so is {before.path}, with other weights",
                 file=checkpoint.path,
                 hint="a series has one checkpoint a step; leave one of them out",
             )
+    notes += counted_once(twins, "{} is the same as {}")
     return distinct
 
 

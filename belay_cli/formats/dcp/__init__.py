@@ -1,7 +1,8 @@
 """A directory of torch.distributed.checkpoint: what was saved, by position, without torch, and nothing executed.
 
 `.metadata` is a pickle that says which tensors there are, cut into which pieces, and where in the `*.distcp` files each
-piece lies. A piece is a file of torch.save by itself, so its bytes are found as in any torch file.
+piece lies. A piece is a file of torch.save by itself, so its bytes are found as in any torch file. Ours, because
+torch's own reader unpickles `.metadata` without restrictions, and reads whole tensors.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import Contents, Layout, Places
-from belay_cli.formats.dcp.metadata import Metadata, read_metadata
-from belay_cli.formats.dcp.piece_reader import PieceReader, Place
-from belay_cli.formats.dcp.tensors import Found, find_places, read_tensor
+from belay_cli.formats.dcp.metadata import DcpMetadata, read_metadata
+from belay_cli.formats.dcp.piece_reader import PiecePlace, PieceReader
+from belay_cli.formats.dcp.tensors import FoundTensor, find_places, read_tensor
 from belay_cli.formats.dcp.tree import DcpLeaf, tree
 from belay_cli.formats.text import short
 from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, open_file, open_files
@@ -85,19 +86,19 @@ def _reader(directory: AnyPath) -> Iterator[Read]:
         yield read
 
 
-def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: Metadata, named: Layout) -> Places:
+def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: DcpMetadata, named: Layout) -> Places:
     wanted = {name: leaf.fqn for name, leaf in named.items()}
     places = find_places(file, metadata.storage, set(wanted.values()))
     opened = _opened(file, directory, read, places)
     reader = PieceReader(opened)
 
-    def one(name: str) -> Found | str:
+    def one(name: str) -> FoundTensor | str:
         fqn = wanted[name]
         return read_tensor(file, name, fqn, metadata.entries[fqn], places.get(fqn, {}), reader)
 
     with ThreadPoolExecutor(READERS) as readers:
         found = dict(zip(wanted, readers.map(one, wanted), strict=True))
-    whole = {name: tensor for name, tensor in found.items() if isinstance(tensor, Found)}
+    whole = {name: tensor for name, tensor in found.items() if isinstance(tensor, FoundTensor)}
     return Places(
         (file, *(stored for stored, _ in opened.values())),
         {name: tensor.tensor for name, tensor in whole.items()},
@@ -107,7 +108,7 @@ def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: Metadata
 
 
 def _opened(
-    file: StoredFile, directory: AnyPath, read: Read, places: Mapping[str, Mapping[Any, Place]]
+    file: StoredFile, directory: AnyPath, read: Read, places: Mapping[str, Mapping[Any, PiecePlace]]
 ) -> dict[str, tuple[StoredFile, ReadAt]]:
     """The files that hold pieces, by name."""
     first: dict[str, str] = {}

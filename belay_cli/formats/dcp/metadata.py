@@ -15,13 +15,13 @@ from belay_cli.storage.files import ReadAt, StoredFile
 COPY_AGAIN = "the save is incomplete or damaged; copy it again, or leave the checkpoint out"
 
 
-class Record:
+class PlainObject:
     """An object of `.metadata` as it is pickled: its kind, and its fields (those it is made with, until it is set)."""
 
     __slots__ = ("fields",)
     fields: Any
 
-    def __new__(cls, *fields: Any) -> Record:
+    def __new__(cls, *fields: Any) -> PlainObject:
         """As the unpickler makes it: with its arguments, or with none and its state set afterwards."""
         made = super().__new__(cls)
         made.fields = fields
@@ -33,8 +33,8 @@ class Record:
         self.fields = state
 
 
-def _kind(name: str) -> type[Record]:
-    return type(name, (Record,), {"__slots__": ()})
+def _kind(name: str) -> type[PlainObject]:
+    return type(name, (PlainObject,), {"__slots__": ()})
 
 
 _Metadata, TensorEntry, BytesEntry, _Chunk, Properties, _Index, _Info, _Opaque = map(
@@ -71,7 +71,7 @@ def _allowed() -> Mapping[str, Any]:
 _ALLOWED = _allowed()
 
 
-class Metadata(NamedTuple):
+class DcpMetadata(NamedTuple):
     """What `.metadata` says: entries by name, the keys that lead to each, and where each piece of a tensor lies."""
 
     entries: Mapping[Any, Any]
@@ -79,14 +79,14 @@ class Metadata(NamedTuple):
     storage: Mapping[Any, Any]
 
 
-def read_metadata(file: StoredFile, read_at: ReadAt) -> Metadata:
+def read_metadata(file: StoredFile, read_at: ReadAt) -> DcpMetadata:
     """Read the pickle. Raises CheckpointError if it names anything that is not its own, or is no such metadata."""
     found = _unpickled(file, read_at)
     fields = ("state_dict_metadata", "planner_data", "storage_data")
-    return Metadata(*(_mapping(file, found, name) for name in fields))
+    return DcpMetadata(*(_mapping(file, found, name) for name in fields))
 
 
-def _unpickled(file: StoredFile, read_at: ReadAt) -> Record:
+def _unpickled(file: StoredFile, read_at: ReadAt) -> PlainObject:
     if file.size > LARGEST:
         raise CheckpointError(f"is {file.size} bytes, too large for the metadata of a checkpoint", file=file.path)
     try:
@@ -106,7 +106,7 @@ def _unpickled(file: StoredFile, read_at: ReadAt) -> Record:
     return found
 
 
-def _mapping(file: StoredFile, metadata: Record, name: str) -> Mapping[Any, Any]:
+def _mapping(file: StoredFile, metadata: PlainObject, name: str) -> Mapping[Any, Any]:
     found = metadata.fields.get(name)
     if found is None and name == "planner_data":
         return {}
@@ -117,7 +117,7 @@ def _mapping(file: StoredFile, metadata: Record, name: str) -> Mapping[Any, Any]
 
 def field(file: StoredFile, record: Any, name: str, fqn: str | None = None) -> Any:
     """A field of a record that may be anything. Raises CheckpointError if it is not there."""
-    if not isinstance(record, Record) or not isinstance(record.fields, dict) or name not in record.fields:
+    if not isinstance(record, PlainObject) or not isinstance(record.fields, dict) or name not in record.fields:
         raise lie(file, f"something in it has no {name}", fqn)
     return record.fields[name]
 

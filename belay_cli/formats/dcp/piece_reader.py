@@ -22,7 +22,7 @@ _MOST_KNOWN = 1000
 _SAVE_PLAINLY = "the save is damaged, or not of plain tensors by torch's own writer; save it so, or copy it again"
 
 
-class Place(NamedTuple):
+class PiecePlace(NamedTuple):
     """Where a piece lies: the file by its name, and from which byte on, how many bytes."""
 
     name: str
@@ -47,7 +47,7 @@ class PieceReader:
         dtype: tuple[str, Dtype],
         starts: tuple[int, ...],
         sizes: tuple[int, ...],
-        place: Place,
+        place: PiecePlace,
     ) -> Piece:
         """A piece of a tensor, that its metadata says to be of this dtype (torch's name, ours) and these sizes.
 
@@ -76,7 +76,7 @@ class PieceReader:
             )
         return Piece(stored, place.begin + data + view.offset * itemsize, starts, sizes, strides)
 
-    def _view(self, fqn: str, stored: StoredFile, place: Place, read: ReadAt) -> tuple[View, int]:
+    def _view(self, fqn: str, stored: StoredFile, place: PiecePlace, read: ReadAt) -> tuple[View, int]:
         """The tensor that a piece holds, and at which byte of the piece its storage begins."""
         if read(0, min(4, place.length)) != b"PK\x03\x04":
             raise _wrong(stored, fqn, "is not as torch.save writes it", _SAVE_PLAINLY)
@@ -110,7 +110,7 @@ def _wrong(stored: StoredFile, fqn: str, what: str, hint: str | None = None) -> 
     )
 
 
-def _from_ends(read_at: ReadAt, place: Place) -> ReadAt:
+def _from_ends(read_at: ReadAt, place: PiecePlace) -> ReadAt:
     """Reads inside a piece. Its headers lie at its ends, each of which is fetched once: a network makes reads dear."""
     tail = max(0, place.length - _TAIL)
     ends = ((tail, place.length), (0, min(_HEAD, place.length)))

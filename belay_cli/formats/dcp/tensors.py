@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import Tensor
-from belay_cli.formats.dcp.metadata import Properties, Record, field, lie
-from belay_cli.formats.dcp.piece_reader import PieceReader, Place
+from belay_cli.formats.dcp.metadata import PlainObject, Properties, field, lie
+from belay_cli.formats.dcp.piece_reader import PiecePlace, PieceReader
 from belay_cli.formats.dtypes import DTYPES, Dtype
 from belay_cli.formats.text import short
 from belay_cli.formats.torch.file import CODES
@@ -31,7 +31,7 @@ def _dtypes() -> list[tuple[Any, str, Dtype]]:
 _DTYPES = _dtypes()
 
 
-class Found(NamedTuple):
+class FoundTensor(NamedTuple):
     """A tensor by the name that it is to have, and where it lies."""
 
     tensor: Tensor
@@ -40,9 +40,9 @@ class Found(NamedTuple):
 
 def find_places(
     file: StoredFile, storage: Mapping[Any, Any], wanted: set[str]
-) -> dict[str, dict[tuple[int, ...], Place]]:
+) -> dict[str, dict[tuple[int, ...], PiecePlace]]:
     """Of each tensor that is wanted, where its pieces lie, by the places of their first elements in it."""
-    found: dict[str, dict[tuple[int, ...], Place]] = {}
+    found: dict[str, dict[tuple[int, ...], PiecePlace]] = {}
     for index, info in storage.items():
         fqn = field(file, index, "fqn")
         if isinstance(fqn, str) and fqn in wanted:
@@ -51,7 +51,7 @@ def find_places(
     return found
 
 
-def _place(file: StoredFile, fqn: str, info: Any) -> Place:
+def _place(file: StoredFile, fqn: str, info: Any) -> PiecePlace:
     name, begin, length = (field(file, info, key, fqn) for key in ("relative_path", "offset", "length"))
     if not isinstance(name, str) or not is_plain_name(name):
         raise CheckpointError(
@@ -69,7 +69,7 @@ def _place(file: StoredFile, fqn: str, info: Any) -> Place:
             tensor=fqn,
             hint="save it without extensions of the storage",
         )
-    return Place(name, begin, length)
+    return PiecePlace(name, begin, length)
 
 
 def _shown(value: Any) -> str:
@@ -84,10 +84,10 @@ def read_tensor(
     file: StoredFile,
     name: str,
     fqn: str,
-    entry: Record,
-    places: Mapping[tuple[int, ...], Place],
+    entry: PlainObject,
+    places: Mapping[tuple[int, ...], PiecePlace],
     reader: PieceReader,
-) -> Found | str:
+) -> FoundTensor | str:
     """A tensor, checked against the header of each of its pieces, or in words what it is if it is no plain array.
 
     file: `.metadata`; name: what it is to be called; entry and places: what the file says of the tensor `fqn`. Raises
@@ -113,7 +113,7 @@ def read_tensor(
             raise lie(file, f"a piece of {short(fqn)} is nowhere", fqn)
         pieces.append(reader.piece(fqn, (torch_name, dtype), starts, sizes, places[starts]))
     tensor = Tensor(name, dtype.code, shape, 0, math.prod(shape) * dtype.bits // 8)
-    return Found(tensor, simplest(shape, dtype.bits // 8, pieces) if pieces else Stored(file, 0))
+    return FoundTensor(tensor, simplest(shape, dtype.bits // 8, pieces) if pieces else Stored(file, 0))
 
 
 def _box(file: StoredFile, fqn: str, chunk: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

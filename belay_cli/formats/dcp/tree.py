@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from belay_cli.formats.dcp.metadata import BytesEntry, Metadata, TensorEntry, lie
+from belay_cli.formats.dcp.metadata import BytesEntry, DcpMetadata, TensorEntry, lie
 from belay_cli.formats.text import short
 from belay_cli.storage.files import StoredFile
 
@@ -24,7 +24,7 @@ class Other(NamedTuple):
     fqn: str
 
 
-def tree(file: StoredFile, metadata: Metadata) -> dict[str, Any]:
+def tree(file: StoredFile, metadata: DcpMetadata) -> dict[str, Any]:
     """The entries by the keys that led to each. Raises CheckpointError if one lies inside another.
 
     Where nothing is said of keys, the names are those of one dict.

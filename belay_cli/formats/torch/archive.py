@@ -3,11 +3,17 @@
 torch.save writes `NAME/data.pkl`, the object, and `NAME/data/0`, `NAME/data/1`, …, the storages of its tensors, each
 stored as it is. The archive's directory lies at the end of the file; a record's bytes begin after its own header,
 whose length only that header says.
+
+zipfile reads the directory. What it takes on trust is checked here: that records do not overlap, that all numbers at
+the end agree, and that each record's own header says what the directory says.
 """
 
 from __future__ import annotations
 
+import io
 import struct
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -23,15 +29,16 @@ _LARGEST_DIRECTORY = 200_000_000  # bytes; a million records take half of that
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _SATURATED = 0xFFFFFFFF  # the true number is in the extra field
+_MOST = (0, 0, 0xFFFF, 0xFFFF, _SATURATED, _SATURATED)  # at the end, where the true number is in the record before it
 _SIZES_FOLLOW = 0x0008  # flag: the record's own header leaves its sizes out
+_UTF8 = 0x0800  # flag: of the name
 _A_DIRECTORY = 0x10  # attribute
-_HARMLESS_FLAGS = _SIZES_FOLLOW | 0x0800  # the other one: the name is UTF-8
+_HARMLESS_FLAGS = _SIZES_FOLLOW | _UTF8
 
 
-class Record(NamedTuple):
+class ZipRecord(NamedTuple):
     """One record: its whole name, where its header begins, its size, and the byte that its data must not pass."""
 
     name: bytes
@@ -46,7 +53,7 @@ class Archive:
 
     file: StoredFile
     read_at: ReadAt
-    records: dict[str, Record]
+    records: dict[str, ZipRecord]
 
     def offset(self, name: str) -> int:
         """Where a record's bytes begin in the file. Raises CheckpointError if its own header contradicts."""
@@ -74,30 +81,19 @@ class Archive:
         return self.read_at(self.offset(name), self.records[name].size)
 
 
-class _Entry(NamedTuple):
-    name: bytes
-    flags: int
-    method: int
-    packed: int
-    size: int
-    header: int
-    attributes: int
-
-
 def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
     """The records of a file of torch.save. Raises CheckpointError for any other file, with what it is."""
     if read_at(0, min(4, file.size)) != b"PK\x03\x04":
         raise _not_a_zip(file, read_at(0, min(SNIFFED, file.size)))
-    begin, size, count = _directory(file, read_at)
-    entries = _entries(file, read_at(begin, size), count)
-    prefix = _prefix(file, [entry.name for entry in entries])
-    records: dict[str, Record] = {}
+    entries, begin = _directory(file, read_at)
+    prefix = _prefix(file, [_name(entry) for entry in entries])
+    records: dict[str, ZipRecord] = {}
     for entry, end in _extents(file, entries, begin):
-        _check_entry(file, entry, prefix)
-        records[entry.name[len(prefix) :].decode("utf-8", "backslashreplace")] = Record(
-            entry.name, entry.header, entry.size, end
-        )
-    if len(records) < count:
+        _check_entry(file, entry)
+        name = _name(entry)
+        record = ZipRecord(name, entry.header_offset, entry.file_size, end)
+        records[name[len(prefix) :].decode("utf-8", "backslashreplace")] = record
+    if len(records) < len(entries):
         raise _lie(file, "two records have one name")
     archive = Archive(file, read_at, records)
     _check_byte_order(archive)
@@ -118,86 +114,87 @@ def _lie(file: StoredFile, what: str) -> CheckpointError:
     return CheckpointError(f"is a zip archive that cannot be right: {what}", file=file.path, hint=COPY_AGAIN)
 
 
-def _directory(file: StoredFile, read_at: ReadAt) -> tuple[int, int, int]:
-    """The archive's directory: where it begins, its length in bytes, its number of entries."""
-    first = max(0, file.size - _END.size - 0xFFFF)
-    tail = read_at(first, file.size - first)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or at + _END.size > len(tail):
+class _Ranged:
+    """A file as zipfile reads one. Its end, where most directories lie whole, is fetched once."""
+
+    def __init__(self, file: StoredFile, read_at: ReadAt) -> None:
+        self._file, self._read_at, self._at = file, read_at, 0
+        self.first = max(0, file.size - _END.size - 0xFFFF)
+        self.tail = read_at(self.first, file.size - self.first)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + (0, self._at, self._file.size)[whence]
+        if at < 0:
+            raise OSError("before the first byte")
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int = -1) -> bytes:
+        begin, left = self._at, max(0, self._file.size - self._at)
+        count = left if count < 0 else min(count, left)
+        self._at += count
+        if begin >= self.first:
+            return self.tail[begin - self.first :][:count]
+        if count > _LARGEST_DIRECTORY:
+            raise _lie(self._file, f"its directory has {count} bytes from byte {begin} on")
+        return self._read_at(begin, count)
+
+    def at(self, offset: int, count: int) -> bytes:
+        """`count` bytes from byte `offset`, fewer at the end."""
+        self.seek(offset)
+        return self.read(count)
+
+
+def _directory(file: StoredFile, read_at: ReadAt) -> tuple[Sequence[zipfile.ZipInfo], int]:
+    """The entries of the archive's directory, at least one, and the byte where it begins."""
+    ranged = _Ranged(file, read_at)
+    at = ranged.tail.rfind(b"PK\x05\x06")
+    if at < 0 or at + _END.size > len(ranged.tail):
         raise CheckpointError("is cut short: the directory at its end is not there", file=file.path, hint=COPY_AGAIN)
-    _, disk, start_disk, here, count, size, begin, comment = _END.unpack_from(tail, at)
-    end = first + at
-    if disk or start_disk or here != count or end + _END.size + comment != file.size:
+    try:
+        archive = zipfile.ZipFile(ranged)
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise _lie(file, "its directory breaks off") from error
+    entries, begin = archive.infolist(), archive.start_dir
+    if not entries or not _is_whole(file, ranged, ranged.first + at, len(entries), begin):
         raise _lie(file, "its end is not that of one whole archive")
-    if end >= _LOCATOR.size + _END64.size:
-        locator = _LOCATOR.unpack(read_at(end - _LOCATOR.size, _LOCATOR.size))
-        if locator[0] == b"PK\x06\x07":
-            end -= _LOCATOR.size + _END64.size
-            begin, size, count = _directory64(file, read_at(end, _END64.size), locator[2] == end, (begin, size, count))
-    if begin + size != end or size > _LARGEST_DIRECTORY:
-        raise _lie(file, f"its directory has {size} bytes from byte {begin} on, and should end at byte {end}")
-    return begin, size, count
+    return entries, begin
 
 
-def _directory64(file: StoredFile, record: bytes, located: bool, short: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The same from the record of large archives, which must agree with the short one where that holds a number."""
-    magic, length, _, _, disk, start_disk, here, count, size, begin = _END64.unpack(record)
-    agree = all(
-        small in (large, most)
-        for small, large, most in zip(short, (begin, size, count), (_SATURATED, _SATURATED, 0xFFFF), strict=True)
-    )
-    whole = magic == b"PK\x06\x06" and length == _END64.size - 12 and not disk and not start_disk and here == count
-    if not (located and whole and agree):
-        raise _lie(file, "its end is not that of one whole archive")
-    return begin, size, count
+def _is_whole(file: StoredFile, ranged: _Ranged, end: int, count: int, begin: int) -> bool:
+    """Whether the numbers at the end are those of what zipfile found, which it does not compare.
+
+    Else torch could find other records. end: where the end begins; count: of the entries; begin: of the directory.
+    """
+    _, *said, comment = _END.unpack(ranged.at(end, _END.size))
+    if end + _END.size + comment != file.size:
+        return False
+    large = ranged.at(max(0, end - _END64.size - _LOCATOR.size), _END64.size + _LOCATOR.size)
+    if large[_END64.size :][:4] != b"PK\x06\x07":
+        return said == [0, 0, count, count, end - begin, begin]
+    end -= len(large)
+    true = [0, 0, count, count, end - begin, begin]
+    magic, length, _, _, *said64 = _END64.unpack_from(large)
+    one = magic == b"PK\x06\x06" and length == _END64.size - 12 and _LOCATOR.unpack_from(large, _END64.size)[2] == end
+    fits = all(number in (right, most) for number, right, most in zip(said, true, _MOST, strict=True))
+    return one and said64 == true and fits
 
 
-def _entries(file: StoredFile, directory: bytes, count: int) -> list[_Entry]:
-    entries: list[_Entry] = []
-    at = 0
-    while at < len(directory):
-        if at + _ENTRY.size > len(directory):
-            raise _lie(file, "its directory breaks off")
-        magic, _, _, flags, method, _, _, _, packed, size, name, extra, comment, disk, _, attributes, header = (
-            _ENTRY.unpack_from(directory, at)
-        )
-        begin = at + _ENTRY.size
-        at = begin + name + extra + comment
-        if magic != b"PK\x01\x02" or at > len(directory) or disk:
-            raise _lie(file, "its directory breaks off")
-        fields = directory[begin + name : begin + name + extra]
-        size, packed, header = _large_numbers(file, fields, (size, packed, header))
-        entries.append(_Entry(directory[begin : begin + name], flags, method, packed, size, header, attributes))
-    if not entries or len(entries) != count:
-        raise _lie(file, f"its directory has {len(entries)} entries and claims {count}")
-    return entries
+def _name(entry: zipfile.ZipInfo) -> bytes:
+    """As it is written in the directory."""
+    return entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437")
 
 
-def _large_numbers(file: StoredFile, extra: bytes, numbers: tuple[int, int, int]) -> list[int]:
-    """Sizes and offset of an entry, those that do not fit in 32 bits from its extra field."""
-    missing = [n for n, number in enumerate(numbers) if number == _SATURATED]
-    found = list(numbers)
-    while missing and len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
-        field, extra = extra[4 : 4 + length], extra[4 + length :]
-        if kind == 1:
-            if len(field) < 8 * len(missing):
-                break
-            for place, n in enumerate(missing):
-                (found[n],) = struct.unpack_from("<Q", field, 8 * place)
-            return found
-    if missing:
-        raise _lie(file, "a large record does not say its size")
-    return found
-
-
-def _extents(file: StoredFile, entries: list[_Entry], directory: int) -> list[tuple[_Entry, int]]:
+def _extents(file: StoredFile, entries: Sequence[zipfile.ZipInfo], directory: int) -> list[tuple[zipfile.ZipInfo, int]]:
     """Each entry with the byte that its data must not pass: the next one's beginning. None overlap."""
-    ordered = sorted(entries, key=lambda entry: entry.header)
-    ends = [*(after.header for _, after in pairwise(ordered)), directory]
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    ends = [*(after.header_offset for _, after in pairwise(ordered)), directory]
     for entry, end in zip(ordered, ends, strict=True):
-        if entry.header + _LOCAL.size + len(entry.name) + entry.packed > end:
-            raise _lie(file, f"{_text(entry.name)} reaches into what comes after it")
+        if entry.header_offset + _LOCAL.size + len(_name(entry)) + entry.compress_size > end:
+            raise _lie(file, f"{_text(_name(entry))} reaches into what comes after it")
     return list(zip(ordered, ends, strict=True))
 
 
@@ -236,18 +233,19 @@ def _zip_mend(names: list[bytes]) -> str:
     return "if it is an archive of checkpoints, unpack it and give what is inside"
 
 
-def _check_entry(file: StoredFile, entry: _Entry, prefix: bytes) -> None:
-    if entry.flags & 1:
+def _check_entry(file: StoredFile, entry: zipfile.ZipInfo) -> None:
+    if entry.flag_bits & 1:
         raise CheckpointError("is encrypted", file=file.path, hint="unpack it with its password, and save it again")
-    if entry.method or entry.packed != entry.size:
+    if entry.compress_type or entry.compress_size != entry.file_size:
         raise CheckpointError(
-            f"is compressed ({_text(entry.name)}), which torch.save never does",
+            f"is compressed ({_text(_name(entry))}), which torch.save never does",
             file=file.path,
             hint="save it with torch.save, or unpack it and pack it again with zip -0",
         )
     # For torch a directory is empty, whatever its size: it would leave the memory of a tensor as it found it.
-    if entry.flags & ~_HARMLESS_FLAGS or (entry.attributes & _A_DIRECTORY and entry.size):
-        raise _lie(file, f"{_text(entry.name)} is stored in a way that torch does not use")
+    hollow = entry.external_attr & _A_DIRECTORY and entry.file_size
+    if entry.flag_bits & ~_HARMLESS_FLAGS or hollow or entry.volume:
+        raise _lie(file, f"{_text(_name(entry))} is stored in a way that torch does not use")
 
 
 def _text(name: bytes) -> str:

@@ -13,9 +13,7 @@ is written to this machine, and memory is that of the buffers and the listing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from belay_cli.errors import CheckpointError
@@ -128,9 +126,7 @@ class RemoteFile:
     def __enter__(self) -> RemoteFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -142,13 +138,3 @@ def open_remote(path: RemotePath) -> RemoteFile:
 def content_id(path: RemotePath) -> str | None:
     """What tells a file's content unread: equal texts mean equal bytes. None where the server knows none."""
     return path.tree.source.content_id(path.entry)
-
-
-def same_content(paths: Iterable[RemotePath]) -> list[tuple[RemotePath, ...]]:
-    """Those of the files that are known to hold the same bytes, together: only groups of two or more."""
-    groups: dict[tuple[str, int], list[RemotePath]] = {}
-    for path in paths:
-        identity = content_id(path)
-        if identity is not None:
-            groups.setdefault((identity, path.stat().st_size), []).append(path)
-    return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -17,11 +17,11 @@ from belay_cli.storage.remote.source import (
     Entry,
     Reader,
     Refusal,
-    Trouble,
     changed,
     is_safe,
     retrying,
 )
+from belay_cli.storage.retry import Trouble, may_pass
 
 T = TypeVar("T")
 
@@ -220,10 +220,8 @@ def _status(error: BaseException) -> int | None:
 
 def _is_transient(error: Exception, status: int | None) -> bool:
     if status is not None:
-        return status in (408, 425, 429) or status >= 500
+        return may_pass(status)
     if isinstance(error, (TimeoutError, ConnectionError)):
-        return True
-    if type(error).__name__ in ("TimeoutError", "FSTimeoutError"):  # which are no TimeoutError before Python 3.11
         return True
     if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO:
         return True

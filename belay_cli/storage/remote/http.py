@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from belay_cli.errors import CheckpointError
-from belay_cli.storage.remote.source import TIMEOUT, Refusal, Trouble
+from belay_cli.storage.remote.source import CONNECT_TIMEOUT, TIMEOUT, Refusal
+from belay_cli.storage.remote.waiting import answered
+from belay_cli.storage.retry import Trouble, may_pass, wanted_wait
 
 _HOPS = 5  # redirects
 ABSENT = (404, 410)
 
 
 @dataclass(frozen=True)
-class Target:
+class HttpTarget:
     """A URL, and the headers that let us in, which no other origin gets to see."""
 
     url: str = field(repr=False)
@@ -30,7 +29,7 @@ class Target:
 
 @contextmanager
 def ask(
-    method: str, target: Target, shown: str, headers: Mapping[str, str] | None = None, *, stay: bool = False
+    method: str, target: HttpTarget, shown: str, headers: Mapping[str, str] | None = None, *, stay: bool = False
 ) -> Iterator[tuple[Any, str]]:
     """The answer with its body unread, and the URL it came from. Raises Trouble and CheckpointError.
 
@@ -55,8 +54,10 @@ def _answer(method: str, url: str, headers: Mapping[str, str], shown: str) -> It
     offline = importlib.import_module("huggingface_hub.errors").OfflineModeIsEnabled
     _hide_queries(library.__name__)
     try:
-        request = client.build_request(method, url, headers={"Accept-Encoding": "identity", **headers}, timeout=TIMEOUT)
-        response = client.send(request, stream=True, follow_redirects=False)
+        timeout = library.Timeout(TIMEOUT, connect=min(TIMEOUT, CONNECT_TIMEOUT))
+        request = client.build_request(method, url, headers={"Accept-Encoding": "identity", **headers}, timeout=timeout)
+        with answered(shown, origin(url)):
+            response = client.send(request, stream=True, follow_redirects=False)
         try:
             yield response
         finally:
@@ -79,8 +80,6 @@ def _answer(method: str, url: str, headers: Mapping[str, str], shown: str) -> It
 def _client() -> Any:
     import huggingface_hub
 
-    if not hasattr(huggingface_hub, "set_client_factory"):
-        raise CheckpointError("reading URLs takes huggingface-hub 1.0 or newer", hint="pip install -U huggingface-hub")
     return huggingface_hub.get_session()
 
 
@@ -89,8 +88,11 @@ def _trouble(error: Exception, url: str, shown: str) -> Exception:
     if "CERTIFICATE" in str(error):
         hint = "SSL_CERT_FILE names the certificates to trust"
         return Refusal(f"has a server, {where}, whose certificate is not trusted", file=shown, hint=hint)
+    if kind == "ConnectTimeout":
+        within = f"within {min(TIMEOUT, CONNECT_TIMEOUT):g} s"
+        return Trouble(f"cannot be read: no connection to {where} {within}", reached=False)
     if "Timeout" in kind:
-        return Trouble(f"cannot be read: {where} was silent for {TIMEOUT:.0f} s", reached=kind != "ConnectTimeout")
+        return Trouble(f"cannot be read: {where} was silent for {TIMEOUT:.0f} s")
     if kind in ("ConnectError", "ProxyError"):
         return Trouble(f"cannot be read: no connection to {where}", reached=False)
     return Trouble(f"cannot be read: {where} closed the connection")
@@ -118,21 +120,9 @@ def origin(url: str) -> str:
 def refuse_transient(response: Any, url: str) -> None:
     """Raise Trouble for a status that may be another one soon."""
     status = response.status_code
-    if status in (408, 425, 429) or (status >= 500 and status not in (501, 505)):
+    if may_pass(status):
         what = "had too many requests" if status == 429 else f"failed with status {status}"
-        raise Trouble(f"cannot be read: {origin(url)} {what}", wait=_wish(response.headers))
-
-
-def _wish(headers: Mapping[str, str]) -> float:
-    """Seconds to wait by Retry-After, a number or a date, or by the Hub's RateLimit; 0 without."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, IndexError):
-        limit = re.search(r";\s*r=0\s*;\s*t=(\d+)", headers.get("RateLimit", ""))
-        return float(limit[1]) if limit else 0.0
+        raise Trouble(f"cannot be read: {origin(url)} {what}", wait=wanted_wait(response.headers))
 
 
 def refusal(response: Any, shown: str) -> Refusal:

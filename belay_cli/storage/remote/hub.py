@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from belay_cli.errors import CheckpointError
-from belay_cli.storage.remote.http import Target, ask, marks_of, origin, plain_etag, refuse_transient
+from belay_cli.storage.remote.http import HttpTarget, ask, marks_of, origin, plain_etag, refuse_transient
 from belay_cli.storage.remote.source import (
     LARGEST_LISTING,
     Entry,
@@ -30,7 +30,8 @@ _OTHER_KINDS = ("datasets", "spaces", "buckets", "kernels")
 _SPECIAL_REVISION = re.compile(r"refs/(?:convert/[\w.-]+|pr/\d+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LARGEST_ANSWER = 100_000_000  # bytes of JSON
-_PAGE_OF_A_FILE = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob|raw|tree)/(refs/(?:convert/[\w.-]+|pr/\d+)|[^/]+)(/.*)?")
+# The page of a repository, or of what is in it at a revision.
+_PAGE = re.compile(r"/([^/]+/[^/]+)(?:/|/(?:resolve|blob|raw|tree)/(refs/(?:convert/[\w.-]+|pr/\d+)|[^/]+)(/.*)?)?")
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ def _check_repo(repo: str, url: str) -> None:
 def hub_url(url: str) -> str | None:
     """The hf:// form of a page or a download link of the Hub, or None if it is none."""
     parts = urlsplit(url)
-    if f"{parts.scheme}://{parts.netloc}" != _endpoint() or not (match := _PAGE_OF_A_FILE.fullmatch(parts.path)):
+    if f"{parts.scheme}://{parts.netloc}" != _endpoint() or not (match := _PAGE.fullmatch(parts.path)):
         return None
-    return f"hf://{match[1]}@{match[2]}{unquote(match[3] or '')}"
+    return f"hf://{match[1]}" + (f"@{match[2]}{unquote(match[3] or '')}" if match[2] else "")
 
 
 def _endpoint() -> str:
@@ -146,15 +147,15 @@ class HubSource:
 
     # The Hub
 
-    def _target(self, url: str) -> Target:
+    def _target(self, url: str) -> HttpTarget:
         """Our token goes to the Hub, and nowhere else."""
         from huggingface_hub import constants, get_token
 
         token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
         at_home = token and origin(url) == origin(_endpoint())
-        return Target(url, {"Authorization": f"Bearer {token}"} if at_home else {})
+        return HttpTarget(url, {"Authorization": f"Bearer {token}"} if at_home else {})
 
-    def _file(self, name: str) -> Target:
+    def _file(self, name: str) -> HttpTarget:
         return self._target(f"{_endpoint()}/{self.repo}/resolve/{self.commit}/{quote(name)}")
 
     def _ask_commit(self) -> str:
@@ -227,7 +228,7 @@ class HubSource:
             size = headers.get("X-Linked-Size", length)
         found = Entry(int(size) if size.isdecimal() else entry.size, {"etag": etag} if etag else {})
         away = origin(url) != origin(target.url)
-        return Located(Target(url, {} if away else target.secret), found, moved=url != target.url, apart=away)
+        return Located(HttpTarget(url, {} if away else target.secret), found, moved=url != target.url, apart=away)
 
     # The cache of the Hub's client
 

@@ -72,15 +72,11 @@ class RemotePath:
             found = found / name
         return found
 
-    def with_name(self, name: str) -> RemotePath:
-        """Its neighbour of that name."""
-        return self.parent / name
-
     def absolute(self) -> RemotePath:
         """Itself."""
         return self
 
-    def resolve(self, strict: bool = False) -> RemotePath:
+    def resolve(self) -> RemotePath:
         """Itself: there are no links."""
         return self
 
@@ -88,25 +84,9 @@ class RemotePath:
         """Whether it lies below another path, or is the same."""
         if not isinstance(other, RemotePath):
             return False
-        return self._below(other) is not None
-
-    def relative_to(self, other: RemotePath) -> RelativeName:
-        """Its name below another path. Raises ValueError if it is not there."""
-        parts = self._below(other)
-        if parts is None:
-            raise ValueError(f"{self} is not below {other}")
-        return RelativeName("/".join(parts))
-
-    def _below(self, other: RemotePath) -> tuple[str, ...] | None:
         if self.tree.source.key == other.tree.source.key:
-            length = len(other._parts)
-            return self._parts[length:] if self._parts[:length] == other._parts else None
-        mine, its = str(self), str(other)
-        return tuple(mine[len(its) :].strip("/").split("/")) if mine.startswith(f"{its}/") else None
-
-    def as_posix(self) -> str:
-        """The URL."""
-        return str(self)
+            return self._parts[: len(other._parts)] == other._parts
+        return str(self).startswith(f"{other}/")
 
     def __str__(self) -> str:
         return "/".join((self.tree.source.shown, *self._parts))
@@ -124,12 +104,9 @@ class RemotePath:
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def _identity(self) -> tuple[str, ...]:
+    def _identity(self) -> str:
         # The key may hold a query that is not shown, and tells files apart all the same.
-        return ("/".join((self.tree.source.key, *self._parts)),)
-
-    def __lt__(self, other: RemotePath) -> bool:
-        return self._identity() < other._identity()
+        return "/".join((self.tree.source.key, *self._parts))
 
     # What the listing says
 
@@ -180,22 +157,10 @@ class RemotePath:
         return source.repo if isinstance(source, HubSource) else None
 
     @property
-    def revision(self) -> str | None:
-        """Of the Hub: the revision as typed, main if none was; None for other URLs."""
-        source = self.tree.source
-        return source.revision or "main" if isinstance(source, HubSource) else None
-
-    @property
     def commit(self) -> str | None:
         """Of the Hub: the commit that the revision was when it was listed, which it now is; None for other URLs."""
         source = self.tree.source
         return source.commit if isinstance(source, HubSource) and self.tree.files is not None else None
-
-    @property
-    def from_cache(self) -> bool:
-        """Whether the listing is that of the cache of the Hub's client, so that files never downloaded may lack."""
-        source = self.tree.source
-        return isinstance(source, HubSource) and self.tree.files is not None and source.from_cache
 
     @property
     def inner(self) -> str:
@@ -209,13 +174,3 @@ class RemotePath:
         if found is None:
             raise CheckpointError("is a directory" if self.is_dir() else "does not exist", file=self)
         return found
-
-
-class RelativeName(str):
-    """A path below another, `/` between its parts."""
-
-    __slots__ = ()
-
-    def as_posix(self) -> str:
-        """Itself as plain text."""
-        return str(self)

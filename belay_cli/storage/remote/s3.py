@@ -8,7 +8,8 @@ from typing import Any
 
 from belay_cli.errors import CheckpointError
 from belay_cli.storage.remote.fsspec import StoreFile, StoreSource, marks_in
-from belay_cli.storage.remote.source import LARGEST_LISTING, TIMEOUT, Entry, Trouble, changed
+from belay_cli.storage.remote.source import LARGEST_LISTING, TIMEOUT, Entry, changed
+from belay_cli.storage.retry import Trouble
 
 PROTOCOLS = ("s3", "s3a")
 _PIECE = 1 << 18  # bytes of a body that are taken at a time

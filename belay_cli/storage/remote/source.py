@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from belay_cli.errors import CheckpointError
+from belay_cli.storage.remote.waiting import say
+from belay_cli.storage.retry import LONGEST_WISH, Patience, Trouble, again
 
-TIMEOUT = 30.0  # seconds for a connection, and for the next byte of an answer
+TIMEOUT = 30.0  # seconds for the next byte of an answer
+CONNECT_TIMEOUT = 5.0  # seconds for a connection
 TRIES = 9  # of ten thousand reads, a fifth of which fail, each is done in the end
 LARGEST_LISTING = 1_000_000  # files below one URL
-_FIRST_WAIT = 0.5  # seconds; then twice as long each time
-_LARGEST_WAIT = 8.0
-_LONGEST_WISH = 60.0  # seconds that a server may ask for
 
 T = TypeVar("T")
-
-
-class Trouble(Exception):  # noqa: N818 - it is not an error yet
-    """A request that failed in a way that another try may mend.
-
-    `what` happened, in words that follow the URL; `wait` is what the server asked for, in seconds; `reached` is
-    False if no server answered.
-    """
-
-    def __init__(self, what: str, *, wait: float = 0.0, reached: bool = True) -> None:
-        super().__init__(what)
-        self.what, self.wait, self.reached = what, wait, reached
 
 
 class Refusal(CheckpointError):  # noqa: N818 - it reads as what it is
@@ -67,7 +53,7 @@ class Reader(Protocol):
         """Ask once more. Raises CheckpointError if the file is no longer that of the listing."""
 
 
-class Source(Protocol):
+class RemoteSource(Protocol):
     """What one URL names. `shown` is the URL without secrets, `key` tells it from others, `names` are its parts."""
 
     shown: str
@@ -83,37 +69,39 @@ class Source(Protocol):
     def content_id(self, entry: Entry) -> str | None:
         """A text that two files share only if their content is the same, or None where the server knows none."""
 
-    def above(self) -> Source:
+    def above(self) -> RemoteSource:
         """What holds it; itself if nothing does."""
 
-    def below(self, name: str) -> Source:
+    def below(self, name: str) -> RemoteSource:
         """A name in it, looked up by itself."""
 
 
 def retrying(ask: Callable[[], T], shown: str) -> T:
-    """Ask again while that may help, waiting longer each time. Raises CheckpointError when it did not."""
-    for attempt in range(1, TRIES + 1):
+    """Ask again while that may help. Raises CheckpointError when it did not."""
+    try:
+        return again(_told(ask, shown), Patience(TRIES))
+    except Trouble as trouble:
+        if trouble.wait > LONGEST_WISH:
+            raise CheckpointError(trouble.what, file=shown, hint=f"try again in {trouble.wait:.0f} s") from None
+        kind = CheckpointError if trouble.reached else Unreachable
+        raise kind(f"{trouble.what}, {TRIES} times in a row", file=shown, hint="run the same command again") from None
+
+
+def _told(ask: Callable[[], T], shown: str) -> Callable[[], T]:
+    """A request that says, each time but the last, that no server was reached."""
+    left = iter(range(2, TRIES + 1))
+
+    def asked() -> T:
         try:
             return ask()
         except Trouble as trouble:
-            if trouble.wait > _LONGEST_WISH:
-                raise CheckpointError(trouble.what, file=shown, hint=f"try again in {trouble.wait:.0f} s") from None
-            if attempt == TRIES:
-                kind = CheckpointError if trouble.reached else Unreachable
-                what = f"{trouble.what}, {TRIES} times in a row"
-                raise kind(what, file=shown, hint="run the same command again") from None
-            pause(max(trouble.wait, _back_off(attempt)))
-    raise AssertionError("unreachable")
+            attempt = next(left, None)
+            if attempt and not trouble.reached:
+                what = trouble.what.removeprefix("cannot be read: ")
+                say(f"{shown}: {what}; trying again ({attempt} of {TRIES})")
+            raise
 
-
-def _back_off(attempt: int) -> float:
-    longest = min(_FIRST_WAIT * 2.0 ** (attempt - 1), _LARGEST_WAIT)
-    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - so that many threads do not come back together
-
-
-def pause(seconds: float) -> None:
-    """The one place that waits."""
-    time.sleep(seconds)
+    return asked
 
 
 def changed(shown: str) -> CheckpointError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from belay_cli.storage.remote.source import Entry, Reader, Refusal, Source
+from belay_cli.storage.remote.source import Entry, Reader, Refusal, RemoteSource
 
 _KEPT_TEXT = 1_000_000  # bytes of a file that stays in memory
 
@@ -13,7 +13,7 @@ _KEPT_TEXT = 1_000_000  # bytes of a file that stays in memory
 class Tree:
     """What lies below one URL, listed once. `given` is False for what nobody named, such as what holds a checkpoint."""
 
-    def __init__(self, source: Source, *, given: bool = True) -> None:
+    def __init__(self, source: RemoteSource, *, given: bool = True) -> None:
         self.source, self.given = source, given
         self._lock = threading.RLock()
         self._files: dict[str, Entry] | None = None

@@ -1,6 +1,7 @@
 """Files of web servers, by ranged reads: every answer is checked before it is taken.
 
-What a redirect leads to serves the reads that follow, until it is refused: signed URLs expire.
+What a redirect leads to serves the reads that follow, until it is refused: signed URLs expire. Ours, because neither
+the Hub's client nor fsspec's checks that an answer has the bytes that were asked for, of the file that was listed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from belay_cli.errors import CheckpointError
-from belay_cli.storage.remote.http import ABSENT, Target, ask, marks_of, origin, refusal, refuse_transient
-from belay_cli.storage.remote.source import Entry, Refusal, Trouble, changed, retrying
+from belay_cli.storage.remote.http import ABSENT, HttpTarget, ask, marks_of, origin, refusal, refuse_transient
+from belay_cli.storage.remote.source import Entry, Refusal, changed, retrying
+from belay_cli.storage.retry import Trouble
 
 _EXPIRED = (400, 401, 403, 404, 410)  # what storage says to a signed URL that is too old
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -29,7 +31,7 @@ class Located:
     `moved`: not where the URL says; `apart`: in storage that has marks of its own.
     """
 
-    target: Target
+    target: HttpTarget
     entry: Entry
     moved: bool
     apart: bool = False
@@ -161,7 +163,7 @@ class WebSource:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         userinfo, _, host = parts.netloc.rpartition("@")
-        self._target = Target(urlunsplit(parts._replace(netloc=host, fragment="")), _basic(userinfo))
+        self._target = HttpTarget(urlunsplit(parts._replace(netloc=host, fragment="")), _basic(userinfo))
         self._parts, self._userinfo = parts._replace(netloc=host, query="", fragment=""), userinfo
         self.shown = urlunsplit(self._parts).rstrip("/")
         self.key = url.partition("#")[0]
@@ -225,7 +227,7 @@ class WebSource:
 
     def _located(self, response: Any, url: str, size: int) -> Located:
         secret = self._target.secret if origin(url) == origin(self._target.url) else {}
-        return Located(Target(url, secret), Entry(size, marks_of(response)), moved=url != self._target.url)
+        return Located(HttpTarget(url, secret), Entry(size, marks_of(response)), moved=url != self._target.url)
 
 
 def _basic(userinfo: str) -> dict[str, str]:

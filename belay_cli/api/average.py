@@ -1,0 +1,204 @@
+"""Average a series: checkpoints and rules into a plan, the plan into outputs, or into tensors in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, overload
+
+from belay_cli import words
+from belay_cli.api.keywords import Path, PlanKeywords, plan_options
+from belay_cli.checkpoints import Selection, find_series
+from belay_cli.checkpoints.differing import differing
+from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.errors import UsageError
+from belay_cli.planning import Plan, PlanOptions, make_plan
+from belay_cli.planning.warnings import differing_notes, identical_warnings
+from belay_cli.rules import Rule, asked
+from belay_cli.show.listener import Listener, Nobody
+from belay_cli.show.report import Done, Report, report
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    import torch
+
+Checkpoints = Path | Sequence[Path]
+
+
+@overload
+def average(
+    checkpoints: Checkpoints,
+    output: Path | None = None,
+    *,
+    method: str | Rule = "ema",
+    progress: bool = False,
+    **options: Unpack[PlanKeywords],
+) -> Report: ...
+
+
+@overload
+def average(
+    checkpoints: Checkpoints,
+    *,
+    rules: Sequence[str | Rule],
+    outputs: Sequence[Path],
+    progress: bool = False,
+    **options: Unpack[PlanKeywords],
+) -> list[Report]: ...
+
+
+def average(
+    checkpoints: Checkpoints,
+    output: Path | None = None,
+    *,
+    method: str | Rule = "ema",
+    rules: Sequence[str | Rule] | None = None,
+    outputs: Sequence[Path] | None = None,
+    progress: bool = False,
+    **options: Unpack[PlanKeywords],
+) -> Report | list[Report]:
+    """Average a series of checkpoints, write the result, and return the report of what was done.
+
+    checkpoints: files, directories, URLs, or a run directory; output: NAME.safetensors or a directory, by default
+    `belay-average` as the command names it. method: `ema`, `belay`, or a rule with options, such as
+    `Belay(half_life="10%")`. With `rules` and as many `outputs`, several averages are written in one read of the
+    series, and a report of each is returned. progress: show a bar. The other options are those of `belay average`:
+
+    - of the series: unit, order, from_step, to_step, every, allow_averages, subfolder, state_key, source
+    - of the output: dtype, average, last, drop (globs of tensor names, one or several), lora, lora_rank,
+      max_shard_size, overwrite
+    - of the run: device, threads, max_memory, sync, allow_nonfinite
+
+    Raises UsageError for options that cannot be, and another BelayError for what fails.
+    """
+    several = rules is not None
+    if several != (outputs is not None) or (several and output is not None):
+        raise UsageError("give one output, or as many outputs as rules")
+    selection, planned = plan_options(options)
+    hears = listener(progress)
+    plan = prepare(
+        checkpoints,
+        [asked(one) for one in (rules if rules is not None else [method])],
+        outputs if outputs is not None else [output],
+        selection,
+        planned,
+        hears,
+    )
+    reports = run(plan, hears)
+    return reports if several else reports[0]
+
+
+def plan(
+    checkpoints: Checkpoints,
+    output: Path | None = None,
+    *,
+    method: str | Rule = "ema",
+    **options: Unpack[PlanKeywords],
+) -> Report:
+    """What `average` would do with the same options, from headers alone; the output may be there already.
+
+    Raises UsageError for options that cannot be, and another BelayError for what is wrong with the series.
+    """
+    selection, planned = plan_options(options)
+    made = prepare(checkpoints, [asked(method)], [output], selection, planned, Nobody(), look_only=True)
+    return report("plan", made, made.outputs[0])
+
+
+def averages(
+    checkpoints: Checkpoints,
+    rules: Sequence[str | Rule],
+    *,
+    at_once: int = 1,
+    progress: bool = False,
+    **options: Unpack[PlanKeywords],
+) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
+    """Averages by several rules as tensors in memory, one after the other, for an evaluation; nothing is written.
+
+    Yields each rule with every parameter a number, and its state dict on the CPU: tensors by name, in the output's
+    dtype, names that share bytes in the checkpoints sharing a tensor. `at_once` averages are made in one read of the
+    series, and held in memory together. The options are those of `average`. Raises a BelayError.
+    """
+    if at_once < 1:
+        raise UsageError(f"at_once must be 1 or more, not {at_once}")
+    selection, planned = plan_options(options)
+    wanted = [asked(one) for one in rules]
+    return _averages(checkpoints, wanted, at_once, selection, planned, listener(progress))
+
+
+def _averages(
+    checkpoints: Checkpoints,
+    rules: Sequence[Rule],
+    at_once: int,
+    selection: Selection,
+    options: PlanOptions,
+    hears: Listener,
+) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
+    from belay_cli.engine.stream import replay
+    from belay_cli.output.memory import MemoryOutput
+
+    for first in range(0, len(rules), at_once):
+        made = prepare(checkpoints, rules[first : first + at_once], None, selection, options, hears)
+        sinks = [MemoryOutput(made) for _ in made.outputs]
+        with hears.phase("Replaying", made.data_read) as progress:
+            replay(made, sinks, progress)
+        for planned, sink in zip(made.outputs, sinks, strict=True):
+            yield planned.rule, sink.state_dict()
+
+
+def prepare(
+    checkpoints: Checkpoints,
+    rules: Sequence[Rule],
+    outputs: Sequence[Path | None] | None,
+    selection: Selection,
+    options: PlanOptions,
+    hears: Listener,
+    *,
+    look_only: bool = False,
+) -> Plan:
+    """The plan for these checkpoints, from headers alone: an output a rule, or None for averages in memory.
+
+    look_only: nothing will be written, so an output that is there already is a warning. Raises a BelayError.
+    """
+    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    with hears.phase("Opening the checkpoints") as phase:
+        series = find_series(given, selection)
+        phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
+        return make_plan(series, rules, outputs, options, look_only=look_only)
+
+
+def run(plan: Plan, hears: Listener) -> list[Report]:
+    """Run a plan; a report an output. The listener hears what only the content shows, before weights are read."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as beside:
+        marks = beside.submit(fingerprints, plan.series.checkpoints)
+        uneven = beside.submit(differing, plan.series.checkpoints, plan.not_averageable)
+        # torch takes a second to import; what identifies the inputs is read meanwhile.
+        from belay_cli.engine.stream import replay
+        from belay_cli.output.writer import staged_outputs
+
+        found = marks.result()
+        notes = tuple(differing_notes(uneven.result()))
+    warnings = tuple(w for w in identical_warnings(plan.series, found) if w not in plan.warnings)
+    for warning in warnings:
+        hears.warn(warning)
+    for text in notes:
+        hears.note(text)
+    with ExitStack() as last, staged_outputs(plan, found) as writers:
+        with hears.phase("Replaying", plan.data_read, keep=True) as progress:
+            device, discarded = replay(plan, writers, progress)
+        last.enter_context(hears.phase("Syncing to disk"))  # which the outputs do when they are left
+    done = Done(str(device), time.monotonic() - began, warnings, notes)
+    return [report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, discarded, strict=True)]
+
+
+def listener(progress: bool) -> Listener:
+    """A console that draws bars, also in a notebook, or nobody."""
+    if not progress:
+        return Nobody()
+    from belay_cli.show.console import Console
+
+    return Console()

@@ -1,0 +1,105 @@
+"""What checkpoints are, whether they are one series, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from belay_cli.api.average import Checkpoints
+from belay_cli.api.keywords import SeriesKeywords, series_options
+from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
+from belay_cli.checkpoints.adapters.names import is_adapter
+from belay_cli.checkpoints.beside import left_beside
+from belay_cli.checkpoints.checkpoint import is_average
+from belay_cli.checkpoints.compare import difference
+from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.order.averages import average_by_name
+from belay_cli.checkpoints.order.proof import falling, order_checkpoints
+from belay_cli.checkpoints.runs import distinct, find_paths
+from belay_cli.checkpoints.weights import Opening
+from belay_cli.errors import BelayError, CheckpointError
+from belay_cli.planning.warnings import identical_warnings, left_out_warnings
+from belay_cli.record import DOCUMENT, read_record
+from belay_cli.show.findings import Findings, FoundAverage
+from belay_cli.storage.files import AnyPath
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+
+def inspect(checkpoints: Checkpoints, **options: Unpack[SeriesKeywords]) -> Findings:
+    """Say what these checkpoints are, from headers and a few blocks of each file.
+
+    options: unit, order, subfolder, state_key, source, as `belay inspect` has them. What is wrong with checkpoints is
+    listed in the findings, all of it; raises UsageError for options that cannot be, and another BelayError where there
+    is nothing to look at.
+    """
+    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    return look([os.fspath(path) for path in given], series_options(options))
+
+
+def look(arguments: Sequence[str], selection: Selection) -> Findings:
+    """Open what can be opened, order what can be ordered, and collect the errors."""
+    problems: list[BelayError] = []
+    opening = Opening(selection.opening.subfolder, selection.state_key, selection.source, allow_averages=True)
+    paths, notes = find_paths(arguments, given=selection.order == "given")
+    needs_step = selection.order == "step"
+    opened = distinct([c for path in paths if (c := _try_to_open(path, opening, needs_step, problems))], notes)
+    notes += dict.fromkeys(note for checkpoint in opened for note in checkpoint.notes)
+    ordered, unit = opened, "checkpoint"
+    try:
+        ordered, unit = order_checkpoints(opened, selection, notes)
+    except BelayError as error:
+        problems.append(error)
+    problems += [e for a, b in pairwise(ordered) if (e := difference(a, b, lambda name: False))]
+    ticks = [c.step or 0 for c in ordered] if unit == "step" else list(range(len(ordered)))
+    name = Path(paths[0]).absolute().parent.name
+    left_out = tuple(left_beside(ordered[-1])) if ordered else ()
+    series = Series(name, tuple(ordered), tuple(ticks), unit, tuple(notes), selection, left_out)
+    fall = falling(ordered) if selection.order == "given" else ()
+    average = _average(ordered[0]) if len(ordered) == 1 and is_average(ordered[0]) else None
+    warnings = [*fall, *_warnings(series)]
+    problems += [_lacking(average.name, *file) for file in average.files if file[2]] if average else []
+    return Findings(series, problems, warnings, average)
+
+
+def _average(checkpoint: Checkpoint) -> FoundAverage:
+    """What an output of belay says of itself, and whether its files are there. Raises CheckpointError."""
+    record = read_record(checkpoint.files[0].metadata, os.fspath(checkpoint.path))
+    files = [(name, file.size, "") for name, file in checkpoint.weights.named_files()]
+    directory = checkpoint.directory
+    if isinstance(directory, Path):
+        for name in (DOCUMENT, *record.copies):
+            path = directory / name
+            there = path.is_file()
+            files.append((name, path.stat().st_size if there else 0, "" if there else "is missing"))
+    return FoundAverage(os.fspath(checkpoint.path), record, tuple(files))
+
+
+def _lacking(average: str, name: str, size: int, wrong: str) -> BelayError:
+    return CheckpointError(f"{name} {wrong}", file=average, hint=f"make it again; belay verify {average} says more")
+
+
+def _try_to_open(path: AnyPath, opening: Opening, needs_step: bool, problems: list[BelayError]) -> Checkpoint | None:
+    try:
+        return open_checkpoint(path, opening, needs_step=needs_step)
+    except BelayError as error:
+        problems.append(error)
+        return None
+
+
+def _warnings(series: Series) -> list[str]:
+    found = list(identical_warnings(series, fingerprints(series.checkpoints)))
+    found += left_out_warnings(series)
+    if len(series.checkpoints) > 1:  # of one, what it is is shown
+        found += [f"{c.name} was written by belay: it is an average" for c in series.checkpoints if is_average(c)]
+    found += [f"{c.name} is {what}, by its name" for c in series.checkpoints if (what := average_by_name(c.name))]
+    found += [f"{c.name} is an adapter, not a whole model" for c in series.checkpoints[-1:] if is_adapter(c)]
+    gaps = [b - a for a, b in pairwise(series.ticks)]
+    if gaps and max(gaps) >= 2 * min(gaps):
+        after = series.checkpoints[gaps.index(max(gaps))].name
+        found.append(f"{max(gaps)} steps lie behind {after}, {min(gaps)} elsewhere: is a checkpoint missing?")
+    return found

@@ -1,0 +1,92 @@
+"""An output against its record, and against the checkpoints that it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from belay_cli.api.average import Checkpoints, listener
+from belay_cli.api.keywords import Path as AnyPath
+from belay_cli.checkpoints import Selection, Series, find_series
+from belay_cli.errors import BelayError, UsageError
+from belay_cli.formats.text import listed
+from belay_cli.planning.buffers import wanted_threads
+from belay_cli.record import LOCAL, Record
+from belay_cli.show.checks import Verification
+from belay_cli.show.listener import Listener
+from belay_cli.storage.json_file import read_json
+from belay_cli.storage.remote import is_url
+from belay_cli.verification import check_output, recorded
+
+
+def verify(
+    output: AnyPath,
+    *,
+    checkpoints: Checkpoints | None = None,
+    sample: str | float = "5%",
+    threads: int | None = None,
+    progress: bool = False,
+) -> Verification:
+    """Check that an average is what it says it is; the result says of each check whether it held.
+
+    checkpoints: those it was made from, or their run; without them, where they lay when it was made. sample: the share
+    of the values that is computed again, as `5%`, `all`, or a number in (0, 1]. Raises UsageError for a sample that is
+    none, CheckpointError if the output cannot be read at all, or has no record.
+    """
+    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else checkpoints
+    return verified(Path(output), given, share_of(sample), threads, listener(progress))
+
+
+def verified(
+    output: Path, checkpoints: Sequence[AnyPath] | None, share: float, threads: int | None, hears: Listener
+) -> Verification:
+    """Every check, with a listener."""
+    record = recorded(output)
+    inputs = _find_inputs(output, checkpoints, record)
+    with hears.share("Verifying") as progress:
+        checks = check_output(output, inputs, share, wanted_threads(threads), progress)
+    return Verification(str(output), checks, _left_out(record))
+
+
+def share_of(sample: str | float) -> float:
+    """`5%`, `0.05` or `all` as a number in (0, 1]. Raises UsageError."""
+    text = str(sample)
+    number = text.removesuffix("%")
+    try:
+        share = 1.0 if text == "all" else float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"--sample {text} is not a share", hint="write 5%, 100% or all")
+    return share
+
+
+def _left_out(record: Record | None) -> list[str]:
+    """A warning about weights that lay beside those that were averaged."""
+    where = record.left_out if record else ()
+    return [f"its checkpoints have other weights, which are in no average: {listed(where)}"] if where else []
+
+
+def _find_inputs(output: Path, given: Sequence[AnyPath] | None, record: Record | None) -> Series | str:
+    """The checkpoints given, else those that the output remembers, else why there are none."""
+    opened = record.opening if record else {}
+    source = opened.get("source")
+    selection = Selection(
+        order="given",
+        allow_averages=True,
+        subfolder=opened.get("subfolder"),
+        state_key=opened.get("state_key"),
+        source="ema" if source == "ema" else "raw" if source == "raw" else None,
+    )
+    if given:
+        return find_series(given, selection)
+    if not output.is_dir():
+        return "a file does not say where the checkpoints lay; give them with --checkpoints"
+    try:
+        paths = [str(path) for path in read_json(output / LOCAL)["checkpoints"]]
+        if any(map(is_url, paths)):  # whoever made the output would choose whom this machine asks
+            return "the checkpoints lay at URLs, which are asked only if given: --checkpoints"
+        return find_series(paths, selection)
+    except (ValueError, KeyError, TypeError, BelayError):
+        return "the checkpoints are not where they were; give them with --checkpoints"

@@ -1,0 +1,223 @@
+"""Commands made from declarations: a function's groups of options become its command's options.
+
+A command is a function. Each of its parameters is one option, `Annotated[type, Option(…)]`; a group, a dataclass whose
+fields are options; or a `Rule`, which stands for --method and the options of every rule. Typer reads a function's
+parameters, so what it is given here is a function that has one for each option, and that hands the groups on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+
+from belay_cli import rules
+from belay_cli.errors import UsageError
+from belay_cli.options import Declared, Option, Options, declared_in
+from belay_cli.rules import METHODS, Rule
+
+Run = Callable[..., None]
+
+_WIDEST = 22  # characters of choices that the column of types has room for
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter of a command's function: its options, and what makes its value from theirs, by their names."""
+
+    name: str
+    options: tuple[Declared, ...]
+    make: Callable[[dict[str, Any]], Any]
+
+
+def command(run: Run) -> Run:
+    """A function for Typer that has a parameter for each option, and calls `run` with its groups."""
+    parameters = list(_parameters(run))
+
+    def call(**typed: Any) -> None:
+        given = {}
+        for parameter in parameters:
+            values = {option.name: _value(option, typed[_name(option)]) for option in parameter.options}
+            given[parameter.name] = parameter.make(values)
+        run(**given)
+
+    # Typer asks for the signature (PEP 362), and reads it as it would that of a function written out by hand.
+    signature = [_typed(option) for parameter in parameters for option in parameter.options]
+    call.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in signature}
+    call.__name__, call.__doc__ = run.__name__, run.__doc__
+    return call
+
+
+def _parameters(run: Run) -> Iterator[_Parameter]:
+    hints = get_type_hints(run, include_extras=True)
+    for name, parameter in inspect.signature(run).parameters.items():
+        hint = hints[name]
+        if hint is Rule:
+            yield _Parameter(name, (_method(), *rules.options()), _asked)
+        elif isinstance(hint, type) and issubclass(hint, Options):
+            yield _group(name, hint)
+        else:
+            yield _one(name, hint, parameter.default)
+
+
+def _method() -> Declared:
+    words = "; ".join(f"{method}: {rule.phrase}" for method, rule in METHODS.items())
+    option = Option(f"{words}.", f"[{'|'.join(METHODS)}]", "-m")
+    return Declared("method", str, next(iter(METHODS)), option, Rule.panel)
+
+
+def _asked(values: dict[str, Any]) -> Rule:
+    return rules.asked(values.pop("method"), values)
+
+
+def _group(name: str, kind: type[Options]) -> _Parameter:
+    """A group, with the groups that are fields of it."""
+    inner = {field.name: hint for field in fields(kind) if _is_group(hint := get_type_hints(kind)[field.name])}  # type: ignore[arg-type]
+
+    def make(values: dict[str, Any]) -> Any:
+        own = {option.name: values[option.name] for option in declared_in(kind)}
+        for field, group in inner.items():
+            own[field] = group(**{option.name: values[option.name] for option in declared_in(group)})
+        return kind(**own)
+
+    options = [*declared_in(kind), *(option for group in inner.values() for option in declared_in(group))]
+    return _Parameter(name, tuple(options), make)
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Options)
+
+
+def _one(name: str, hint: Any, default: Any) -> _Parameter:
+    kind, *more = get_args(hint)
+    option = next(extra for extra in more if isinstance(extra, Option))
+    default = ... if default is inspect.Parameter.empty else default
+    declared = Declared(name, _given(kind), default, option, option.panel or Options.panel)
+    return _Parameter(name, (declared,), lambda values: values[name])
+
+
+def _given(kind: Any) -> Any:
+    """The type of a value that is given: `X` of `X | None`."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    return next(one for one in get_args(kind) if one is not type(None))
+
+
+def _name(option: Declared) -> str:
+    """Of the parameter that Typer sees."""
+    return f"no_{option.name}" if option.default is True else option.name
+
+
+def _value(option: Declared, typed: Any) -> Any:
+    if option.default is True:
+        return not typed
+    if isinstance(option.default, tuple):
+        return tuple(typed or ())
+    return typed
+
+
+def _typed(option: Declared) -> inspect.Parameter:
+    """An option as Typer reads one."""
+    about = option.option
+    kind, default = _plain(option), option.default
+    if isinstance(default, tuple) or option.default is True:
+        default = None if isinstance(default, tuple) else False
+    if about.argument:
+        info = typer.Argument(metavar=about.metavar, help=about.help, show_default=False)
+    else:
+        names = [*([about.short] if about.short else []), option.flag]
+        info = typer.Option(
+            *names,
+            help=_help(option),
+            metavar=about.metavar or _metavar(option, kind),
+            rich_help_panel=option.panel,
+            show_default=False,
+            autocompletion=_completion(option),
+        )
+    optional = kind if kind is bool or default is ... else kind | None
+    return inspect.Parameter(
+        _name(option),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is ... else default,
+        annotation=Annotated[optional, info],
+    )
+
+
+def _plain(option: Declared) -> Any:
+    """The type that Typer converts to: choices are understood later, with other words for them."""
+    if get_origin(option.type) is tuple:
+        return list[str]
+    if option.choices or get_origin(option.type) in (Union, UnionType):
+        return str
+    return option.type
+
+
+def _help(option: Declared) -> str:
+    text = option.option.help
+    if len("|".join(option.choices)) > _WIDEST:
+        text += f" One of {', '.join(option.choices)}."
+    if option.choices and option.default is not None:
+        text += f" Default: {option.default}."
+    return text
+
+
+def _metavar(option: Declared, kind: Any) -> str | None:
+    if option.choices and len("|".join(option.choices)) <= _WIDEST:
+        return f"[{'|'.join(option.choices)}]"
+    if option.choices:
+        return option.name.upper()
+    return {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE"}.get(kind)
+
+
+def _completion(option: Declared) -> Callable[[str], list[str]] | None:
+    """What the shell offers for a value that is a choice."""
+    words = tuple(METHODS) if option.name == "method" else option.choices
+    if not words:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+class BelayCommand(TyperCommand):
+    """A command that refuses an option with a value that is given twice: which one was meant, it cannot know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Look at the arguments once for that, then parse them."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        once = [one for one in order if not getattr(one, "multiple", True) and not getattr(one, "is_flag", True)]
+        for one in once:
+            if once.count(one) > 1:
+                raise UsageError(f"{max(one.opts, key=len)} is given twice", hint="give it once")
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its options, with no types in the help where these say nothing to a person."""
+        return _without_types(super().get_params(ctx))
+
+
+class BelayGroup(TyperGroup):
+    """All commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its options, with no types in the help where these say nothing to a person."""
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    """A switch takes no value, and of an argument its name says enough."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+        elif isinstance(param, TyperArgument):
+            param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+    return params

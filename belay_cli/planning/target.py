@@ -1,0 +1,224 @@
+"""What stands where an output is to go, and which of it belay may replace."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from belay_cli.checkpoints import Series
+from belay_cli.checkpoints.arguments import in_home, with_slashes
+from belay_cli.checkpoints.companions import is_companion
+from belay_cli.checkpoints.directory import INDEX_SUFFIX
+from belay_cli.checkpoints.weights import inside, without
+from belay_cli.errors import CheckpointError, OutputError, UsageError
+from belay_cli.formats import SUFFIX
+from belay_cli.formats.safetensors import WeightFile, read_header
+from belay_cli.formats.shards import is_shard
+from belay_cli.record import DOCUMENT, LOCAL
+from belay_cli.storage.files import is_plain_name, is_remote
+from belay_cli.storage.json_file import read_json
+
+_ELSEWHERE = "write somewhere else: -o"
+
+# What other formats, and misspelt ones, end in. A directory may be called llama-3.1 or run.v2, but none of these.
+_OTHER_SUFFIXES = frozenset(
+    {
+        *(".pt", ".pth", ".bin", ".ckpt", ".tar", ".gguf", ".onnx", ".npz", ".npy", ".h5", ".msgpack", ".pkl", ".zip"),
+        *(SUFFIX, ".safetensor", ".json", ".txt"),
+    }
+)
+_URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+):/(.+)")  # a path has lost one of its slashes
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one output goes. `replaced` are names in `path` (or `path` itself, for a file) that belay wrote before.
+
+    `is_new` says that nothing stood there.
+    """
+
+    path: Path
+    is_file: bool
+    replaced: tuple[str, ...] = ()
+    is_new: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The directory in which the output is built, on the disk where it will be.
+
+        That of a new output is the one it will lie in. In a directory that is there already, which may be a disk of
+        its own or a link, only files can be put.
+        """
+        return self.path.absolute().parent if self.is_file or self.is_new else self.path
+
+
+def staging_prefix(path: Path) -> str:
+    """How the hidden directories begin in which an output for `path` is built."""
+    return f".{path.absolute().name}.belay-"
+
+
+def default_output(series: Series) -> Path:
+    """`belay-average.safetensors` for files, `belay-average` for directories, in the current directory."""
+    return Path("belay-average.safetensors" if series.last.directory is None else "belay-average")
+
+
+def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
+    """Look at what is there. Raises OutputError if it may not be replaced, UsageError if it cannot be an output."""
+    _refuse_no_path(str(path))
+    path = in_home(path)
+    is_file = path.suffix == SUFFIX
+    _keep_clear_of_inputs(path, series)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(
+            "cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {shlex.quote(str(parent))}"
+        )
+    if is_file and is_shard(path):
+        raise OutputError(
+            "is the name of one shard of several",
+            file=path,
+            hint="write it under a name of its own: -o average.safetensors",
+        )
+    if not is_file and path.suffix.lower() in _OTHER_SUFFIXES:
+        raise OutputError("is not a name for safetensors", file=path, hint=f"-o {shlex.quote(path.stem + SUFFIX)}")
+    if not path.exists() and not path.is_symlink():
+        return Target(path, is_file, is_new=True)
+    if is_file:
+        return _existing_file(path, overwrite)
+    return _existing_directory(path, overwrite)
+
+
+def _refuse_no_path(text: str) -> None:
+    """Raise UsageError for what is typed after -o, and is no path of this machine."""
+    if text == "-":
+        raise UsageError("-o -: an average is files, and stdout is none", hint="name one: -o average.safetensors")
+    if text.startswith("-"):
+        raise UsageError(f"-o {text}: an option stands where the path should be", hint="name a path: -o belay-average")
+    if found := _URL.fullmatch(text):
+        url = f"{found[1]}://{found[2]}"
+        raise UsageError(
+            f"-o {url}: an average is written to this machine",
+            hint="to publish it on the Hub as well: --push-to-hub ORG/NAME",
+        )
+    if os.name != "nt" and (mend := with_slashes(text)):
+        raise UsageError(f"-o {text}: is no path of this system", hint=mend)
+
+
+def _keep_clear_of_inputs(path: Path, series: Series) -> None:
+    target = path.resolve()
+    for checkpoint in series.checkpoints:
+        if is_remote(checkpoint.path):
+            continue
+        given = checkpoint.path.resolve()
+        sources = [given, *(file.path.resolve() for file in checkpoint.files)]
+        if target == given:
+            raise OutputError("is one of the checkpoints, which stay as they are", file=path, hint=_ELSEWHERE)
+        if target in sources or (given.is_dir() and target.is_relative_to(given)):
+            raise OutputError(f"lies inside the input {checkpoint.path}", file=path, hint=_ELSEWHERE)
+        if any(source.is_relative_to(target) for source in sources):
+            raise OutputError(f"holds the input {checkpoint.path}", file=path, hint=_ELSEWHERE)
+
+
+def _existing_file(path: Path, overwrite: bool) -> Target:
+    if not path.is_file() or _written_by_belay(path) is None:
+        raise OutputError("exists, and belay did not write it", file=path, hint=_ELSEWHERE)
+    if not overwrite:
+        raise _exists(path)
+    return Target(path, True, (path.name,))
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError("exists", file=path, hint="say --overwrite, or write somewhere else: -o")
+
+
+def _existing_directory(path: Path, overwrite: bool) -> Target:
+    if not path.is_dir():
+        raise OutputError("exists and is not a directory", file=path, hint=_ELSEWHERE)
+    names = (entry.name for entry in path.iterdir())
+    entries = sorted(name for name in names if not name.startswith(staging_prefix(path)))
+    if not entries:
+        return Target(path, False)
+    if not overwrite:
+        raise _exists(path)
+    record = _record(path)
+    ours = {DOCUMENT, LOCAL, *_recorded_copies(record.get("copies"))} if record else set()
+    for folder in dict.fromkeys(["", *_recorded_folders(record.get("components"))]):
+        ours |= _written_in(path, folder)
+    return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
+
+
+def _written_in(path: Path, folder: str) -> set[str]:
+    """What belay wrote into one folder of an output, and what that records. Raises OutputError for other weights."""
+    here = path / folder
+    names = [inside(folder, entry.name) for entry in here.iterdir()] if here.is_dir() else []
+    ours: set[str] = set()
+    for name in sorted(name for name in names if name.endswith(SUFFIX)):
+        file = _written_by_belay(path / name)
+        if file is None:
+            raise OutputError(f"holds {name}, which belay did not write", file=path, hint=_ELSEWHERE)
+        ours |= {name, DOCUMENT, LOCAL, *_recorded_copies(_parsed(file.metadata.get("belay.copies", "")))}
+    written = {without(folder, name) for name in ours}
+    return ours | {name for name in names if name.endswith(INDEX_SUFFIX) and _is_index_of(path / name, written)}
+
+
+def _written_by_belay(path: Path) -> WeightFile | None:
+    try:
+        file = read_header(path)
+    except CheckpointError:
+        return None
+    return file if "belay.version" in file.metadata else None
+
+
+def _recorded_copies(names: Any) -> set[str]:
+    """Of the names that an output's own record lists as copied, those that can be; none leads outside."""
+    if not isinstance(names, list):
+        return set()
+    plain = [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+    return {name for name in plain if is_companion(name.rpartition("/")[2])}
+
+
+def _recorded_folders(folders: Any) -> list[str]:
+    """Of the folders that an output's own record lists, those that lie inside it."""
+    listed = folders if isinstance(folders, list) else []
+    return [name for name in listed if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    """belay.json, or nothing: all that is left of an output if a run was killed while it was replaced."""
+    try:
+        found = read_json(directory / DOCUMENT)
+    except CheckpointError:
+        return {}
+    return found if isinstance(found, dict) and "schema" in found else {}
+
+
+def _is_index_of(path: Path, files: set[str]) -> bool:
+    """Whether an index names no file but these."""
+    try:
+        found = read_json(path)
+    except CheckpointError:
+        return False
+    owners = found.get("weight_map") if isinstance(found, dict) else None
+    return isinstance(owners, dict) and bool(owners) and all(owner in files for owner in map(str, owners.values()))
+
+
+def refuse_foreign(target: Target, names: Iterable[str]) -> None:
+    """Raise OutputError if one of the files to be written stands there already and is not belay's."""
+    if target.is_file:
+        return
+    for name in names:
+        if name not in target.replaced and (target.path / name).exists():
+            raise OutputError(f"holds {name}, which belay did not write", file=target.path, hint=_ELSEWHERE)

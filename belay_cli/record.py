@@ -1,0 +1,309 @@
+"""The record: what an output says of itself, enough to verify it and to repeat it. One writer, and one parser.
+
+A `Record` is made once, by the plan. It is written as text into the metadata of every weight file, under keys that
+begin with `belay.`, and as belay.json into an output directory; both are parsed here, for whoever asks. Nothing in it
+depends on the machine, the time, or what was typed: the same inputs, options and versions give the same bytes.
+`docs/provenance.md` describes the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from belay_cli._version import __version__
+from belay_cli.checkpoints import Checkpoint, Series
+from belay_cli.errors import BelayError, CheckpointError
+from belay_cli.rules import Rule, Summary, recorded, summarize
+from belay_cli.storage.remote.path import RemotePath
+
+DOCUMENT = "belay.json"  # the same record beside the weights, for people and programs
+SCHEMA = 1  # of that document
+ACCUMULATION = "float64"
+LOCAL = ".belay/local.json"  # where the inputs lay; never published
+
+PREFIX = "belay."  # of its keys in the metadata of a weight file
+_TEXTS = ("version", "command", "dtype", "accumulation", "lora")  # those whose value is text and not JSON
+_OPENING = ("subfolder", "state_key", "source")  # in this order they end the options of a command
+_POLICIES = ("average", "last", "drop")
+
+# As long as a real fingerprint or digest, so that sizes are known before anything is read.
+PLACEHOLDER = "0" * 64
+
+_SUM_TOLERANCE = 1e-6  # what a record's coefficients may miss 1 by
+_LARGEST_COEFFICIENT = 1e6
+_LARGEST_TICK = 2**53
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the libraries that the bytes may depend on; without the suffix that names a build of torch (`+cpu`)."""
+    return {name: version(name).partition("+")[0] for name in ("torch", "safetensors")}
+
+
+@dataclass(frozen=True)
+class RecordedCheckpoint:
+    """One checkpoint as an output records it; `repo` and `revision` (a commit) only of one on the Hub."""
+
+    name: str
+    step: int | None
+    tick: int
+    coefficient: float
+    bytes: int
+    fingerprint: str
+    repo: str | None = None
+    revision: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """As JSON has it."""
+        of_the_hub = {"repo": self.repo, "revision": self.revision} if self.repo else {}
+        plain = ("name", "step", "tick", "coefficient", "bytes", "fingerprint")
+        return {name: getattr(self, name) for name in plain} | of_the_hub
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an output says of itself.
+
+    `unit` is that of ticks; `policies` are the globs of `average`, `last` and `drop`; `dtype` is a name as --dtype has
+    it; `copies` are the files beside the weights, relative to the directory; `aliases`: names that share the bytes of
+    another -> that one; `components` are the folders of an output that is several models; `left_out` says where other
+    weights lay, in the last checkpoint or beside it; `digests` are SHA-256 in hex, by the names of tensors.
+    """
+
+    rule: Rule
+    unit: str
+    series: tuple[RecordedCheckpoint, ...]
+    policies: Mapping[str, tuple[str, ...]]
+    dtype: str
+    command: str
+    copies: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
+    lora: str | None = None
+    left_out: tuple[str, ...] = ()
+    version: str = __version__
+    accumulation: str = ACCUMULATION
+    versions: Mapping[str, str] = field(default_factory=versions)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ticks(self) -> list[int]:
+        """[T], rising."""
+        return [checkpoint.tick for checkpoint in self.series]
+
+    @property
+    def coefficients(self) -> list[float]:
+        """[T], sum 1."""
+        return [checkpoint.coefficient for checkpoint in self.series]
+
+    @property
+    def names(self) -> list[str]:
+        """[T], of the checkpoints."""
+        return [checkpoint.name for checkpoint in self.series]
+
+    @property
+    def summary(self) -> Summary:
+        """Mean lag and effective number of checkpoints."""
+        return summarize(np.array(self.coefficients), self.ticks)
+
+    @property
+    def opening(self) -> dict[str, str]:
+        """How the checkpoints were opened, by the fields of Selection: it is said in the canonical command."""
+        found, said = {}, shlex.split(self.command)
+        said = said[: len(said) - len(self.series)]
+        for name in reversed(_OPENING):
+            if said[-2:-1] == [_flag(name)]:
+                found[name] = said[-1]
+                said = said[:-2]
+        return found
+
+    def with_fingerprints(self, fingerprints: Sequence[str]) -> Record:
+        """The same with the fingerprints [T] of its checkpoints."""
+        both = zip(self.series, fingerprints, strict=True)
+        return replace(self, series=tuple(replace(checkpoint, fingerprint=mark) for checkpoint, mark in both))
+
+    def with_digests(self, digests: Mapping[str, str]) -> Record:
+        """The same with the digests of its tensors."""
+        return replace(self, digests=dict(digests))
+
+    def values(self) -> dict[str, Any]:
+        """Everything but the digests, as JSON values, in the order in which it is written."""
+        some = {"components": list(self.components), "lora": self.lora, "left_out": list(self.left_out)}
+        return {
+            **{name: value for name, value in some.items() if value},
+            "version": self.version,
+            "rule": {"method": self.rule.method, "unit": self.unit, **self.rule.parameters()},
+            "series": [checkpoint.values() for checkpoint in self.series],
+            "policies": {name: list(globs) for name, globs in self.policies.items()},
+            "dtype": self.dtype,
+            "accumulation": self.accumulation,
+            "command": self.command,
+            "copies": list(self.copies),
+            "aliases": dict(self.aliases),
+            "versions": dict(self.versions),
+        }
+
+    def entries(self) -> dict[str, str]:
+        """The metadata of every weight file, but for its digests."""
+        found: dict[str, str] = {}
+        for name, value in self.values().items():
+            if name == "version":
+                found["format"] = "pt"  # which loaders want to see in any safetensors file
+            found[PREFIX + name] = value if name in _TEXTS else _compact(value)
+        return found
+
+    def digest_entry(self, names: Iterable[str]) -> dict[str, str]:
+        """The metadata entry with the digests of the tensors of one file."""
+        return {f"{PREFIX}digests": _compact({name: self.digests[name] for name in names})}
+
+    def document(self) -> bytes:
+        """belay.json: `schema`, the values, and all digests in the order of their names."""
+        digests = {name: self.digests[name] for name in sorted(self.digests)}
+        content = {"schema": SCHEMA, **self.values(), "digests": digests}
+        return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def recorded_checkpoints(series: Series, coefficients: Iterable[float]) -> tuple[RecordedCheckpoint, ...]:
+    """The checkpoints of an output that is still to be made, their fingerprints placeholders. coefficients: [T]."""
+    parts = zip(series.checkpoints, series.ticks, coefficients, strict=True)
+    return tuple(
+        RecordedCheckpoint(c.name, c.step, tick, float(coefficient), c.bytes, PLACEHOLDER, *_origin(c))
+        for c, tick, coefficient in parts
+    )
+
+
+def _origin(checkpoint: Checkpoint) -> tuple[str | None, str | None]:
+    """Of a checkpoint on the Hub: the repository, and the commit that its revision was."""
+    path = checkpoint.path
+    if not isinstance(path, RemotePath) or path.repo is None or path.commit is None:
+        return None, None
+    return path.repo, path.commit
+
+
+def canonical_command(series: Series, rule: Rule, options: Sequence[str]) -> str:
+    """The command that makes the same bytes: parameters as numbers, checkpoints by name, whatever was typed.
+
+    options: what the bytes of the tensors depend on beside the rule and the series, as command-line words.
+    """
+    said = ["belay", "average", "--method", rule.method, "--unit", series.unit, *rule.arguments(), *options]
+    said += ["--order", "given"] if series.selection.order == "given" else []
+    said += ["--allow-averages"] if series.selection.allow_averages else []
+    for name in _OPENING:
+        value = getattr(series.selection.opening, name)
+        said += [_flag(name), value] if value is not None else []
+    return shlex.join(said + [checkpoint.name for checkpoint in series.checkpoints])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def local_document(series: Series, card: str | None) -> bytes:
+    """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again, and their card."""
+    paths = [str(checkpoint.path.absolute()) for checkpoint in series.checkpoints]
+    return (json.dumps({"checkpoints": paths, "card": card}, indent=2) + "\n").encode()  # a path may be no Unicode
+
+
+def read_record(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> Record:
+    """The record in the metadata of one weight file. Raises CheckpointError if there is none, or it was damaged."""
+    if f"{PREFIX}version" not in metadata:
+        raise CheckpointError("was not written by belay: it has no record of how it was made", file=path)
+    return parse(told_by(metadata, path), path)
+
+
+def told_by(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record in the metadata of one weight file as JSON values, unchecked. Raises CheckpointError."""
+    told = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    try:
+        return {name: value if name in _TEXTS else json.loads(value) for name, value in told.items()}
+    except (ValueError, RecursionError) as error:
+        raise _damaged(error, path) from error
+
+
+def parse(values: Mapping[str, Any], path: str | os.PathLike[str]) -> Record:
+    """The record of a belay.json, or of metadata whose JSON was read. Raises CheckpointError if it cannot be one."""
+    try:
+        record = _parsed(values)
+        _check(record)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, BelayError) as error:
+        raise _damaged(error, path) from error
+    return record
+
+
+def _damaged(error: Exception, path: str | os.PathLike[str]) -> CheckpointError:
+    what = "it is none that belay writes"
+    if isinstance(error, KeyError) and error.args:
+        what = f"'{error.args[0]}' is missing"
+    elif isinstance(error, ValueError | BelayError):
+        what = str(error)
+    return CheckpointError(
+        f"has a damaged record of how it was made: {what}", file=path, hint="make it again from its checkpoints"
+    )
+
+
+def _parsed(values: Mapping[str, Any]) -> Record:
+    rule = values["rule"]
+    unit = rule["unit"]
+    if unit not in ("step", "checkpoint"):
+        raise ValueError(f"its unit is '{unit}'")
+    return Record(
+        rule=recorded(rule["method"], rule),
+        unit=unit,
+        series=tuple(_parsed_checkpoint(one) for one in values["series"]),
+        policies={str(name): tuple(map(str, globs)) for name, globs in values["policies"].items()},
+        dtype=str(values["dtype"]),
+        command=str(values["command"]),
+        copies=tuple(map(str, values["copies"])),
+        aliases={str(name): str(kept) for name, kept in values.get("aliases", {}).items()},
+        components=tuple(map(str, values.get("components", ()))),
+        lora=None if values.get("lora") is None else str(values["lora"]),
+        left_out=tuple(map(str, values.get("left_out", ()))),
+        version=str(values["version"]),
+        accumulation=str(values.get("accumulation", ACCUMULATION)),
+        versions={str(name): str(value) for name, value in (values.get("versions") or {}).items()},
+        digests={str(name): str(digest) for name, digest in values["digests"].items()},
+    )
+
+
+def _parsed_checkpoint(told: Mapping[str, Any]) -> RecordedCheckpoint:
+    repo, revision = told.get("repo"), told.get("revision")
+    return RecordedCheckpoint(
+        name=str(told["name"]),
+        step=None if told["step"] is None else int(told["step"]),
+        tick=int(told["tick"]),
+        coefficient=float(told["coefficient"]),
+        bytes=int(told["bytes"]),
+        fingerprint=str(told["fingerprint"]),
+        repo=repo if isinstance(repo, str) else None,
+        revision=revision if isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) else None,
+    )
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError for what cannot be, whatever the rule is."""
+    if set(record.policies) != set(_POLICIES):
+        raise ValueError("its policies are not those of belay")
+    ticks, c = record.ticks, record.coefficients
+    if not ticks or not all(0 <= a < b for a, b in pairwise([*ticks, _LARGEST_TICK])):
+        raise ValueError("its ticks do not rise")
+    if not all(math.isfinite(one) and abs(one) <= _LARGEST_COEFFICIENT for one in c):
+        raise ValueError("its coefficients are no numbers that can be")
+    if not abs(math.fsum(c) - 1) <= _SUM_TOLERANCE:
+        raise ValueError(f"its coefficients sum to {math.fsum(c):.9g}, not to 1")
+    _ = record.opening  # its command can be read
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,45 @@
+"""The GPU itself; collected only where there is one. Its order of steps is tested everywhere by the CPU twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from belay_cli import average
+from tests.conftest import make_run
+from tests.engine.test_replay import RULES, digest, spoiled, tensor_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [None, 64])
+def test_a_gpu_writes_the_bytes_of_the_cpu(tmp_path, dtype, chunk):
+    run = make_run(tmp_path / "run", steps=range(100, 900, 100), dtype=dtype)
+    for device in ("cpu", "cuda"):
+        outputs = [f"{device}{i}" for i in range(len(RULES))]
+        average([run], rules=RULES, outputs=outputs, device=device, chunk=chunk)
+    for i in range(len(RULES)):
+        assert digest(f"cuda{i}") == digest(f"cpu{i}")
+
+
+def test_tensors_of_many_chunks(tmp_path):
+    from safetensors.torch import save_file
+
+    for i in range(5):
+        save_file({"w": torch.randn(3_000_001).bfloat16()}, tmp_path / f"step-{i}.safetensors")
+    for device in ("cpu", "cuda"):
+        average([tmp_path], f"{device}.safetensors", device=device, max_memory="20MB")
+    assert tensor_bytes("cuda.safetensors") == tensor_bytes("cpu.safetensors")
+
+
+def test_what_is_not_finite_is_named(tmp_path):
+    from belay_cli.errors import NumericError
+
+    with pytest.raises(NumericError, match="'layer.weight' holds NaN"):
+        average(spoiled(tmp_path), "out.safetensors", device="cuda")
+
+
+def test_a_device_that_is_not_there(tmp_path):
+    from belay_cli.errors import DeviceError
+
+    with pytest.raises(DeviceError, match=r"there are \d+ CUDA devices, counted from 0"):
+        average([make_run(tmp_path / "run")], "out", device="cuda:63")

@@ -1,0 +1,13 @@
+"""A small directory, saved once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.formats.dcp.files import save
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("small") / "x", {"w": torch.arange(20.0).reshape(4, 5), "b": torch.ones(3)})

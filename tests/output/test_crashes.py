@@ -1,0 +1,186 @@
+"""The writer: complete or absent, and never a mixture, whatever breaks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from belay_cli import average
+from belay_cli.errors import OutputError
+from tests.conftest import everything_in, make_run
+from tests.output.outputs import contents
+
+
+class Break:
+    """Fails at the n-th call of any of these functions of os, and counts calls."""
+
+    NAMES = ("mkdir", "ftruncate", "pwrite", "fsync", "rename", "link", "replace", "unlink")
+
+    def __init__(self, monkeypatch, at, error):
+        self.calls, self.at, self.error = 0, at, error
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a step like others, but nobody pulls the plug here
+        for name in self.NAMES:
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
+
+    def wrap(self, function):
+        def wrapped(*arguments, **keywords):
+            if any(frame in sys._getframe(1).f_code.co_filename for frame in ("shutil", "pytest", "threading")):
+                return function(*arguments, **keywords)  # the clean-up itself
+            self.calls += 1
+            if self.calls == self.at:
+                raise self.error
+            return function(*arguments, **keywords)
+
+        return wrapped
+
+
+def run_broken(tmp_path, at, error, target, **options):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        broken = Break(monkeypatch, at, error)
+        try:
+            average([tmp_path / "run"], target, **options)
+        except (OutputError, KeyboardInterrupt):
+            return broken.calls, False
+        return broken.calls, True
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("target", ["out", "out.safetensors"])
+def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path, target, error):
+    make_run(tmp_path / "run")
+    options = {"max_shard_size": "1500"} if target == "out" else {}
+    average([tmp_path / "run"], "whole" + target[3:], **options)
+    whole = everything_in(Path("whole")) if target == "out" else None
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        calls, finished = run_broken(tmp_path, at, error, target, **options)
+        left = {name for name in os.listdir(".") if not name.startswith("whole")}
+        assert left <= {target}, f"step {at} of {calls}"
+        if left and target == "out":
+            assert everything_in(Path("out")) == whole
+        if left:
+            shutil.rmtree("out") if target == "out" else os.unlink(target)
+    assert at > 8
+
+
+@pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900"), ("5GB", "5GB")])
+def test_overwriting_never_leaves_a_mixture(tmp_path, old, new):
+    make_run(tmp_path / "run")
+    average([tmp_path / "run"], tmp_path / "old", max_shard_size=old)
+    average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
+    expected = contents("new")
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        shutil.rmtree("out", ignore_errors=True)
+        shutil.copytree(tmp_path / "old", "out")
+        before = contents("out")
+        error = OSError(errno.EIO, "Input/output error")
+        _, finished = run_broken(tmp_path, at, error, "out", method="belay", max_shard_size=new, overwrite=True)
+        after = contents("out")
+        assert after in (before, expected), f"step {at}"
+        assert sorted(os.listdir(".")) == ["new", "out"]
+    assert after == expected
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that would have come after it happens."""
+
+
+@pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900")])
+def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path, old, new):
+    make_run(tmp_path / "run")
+    average([tmp_path / "run"], tmp_path / "old", max_shard_size=old)
+    average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
+    expected = contents("new")
+    for at in range(1, 40):
+        shutil.rmtree("out", ignore_errors=True)
+        shutil.copytree(tmp_path / "old", "out")
+        Path("out/notes.md").write_text("mine")
+        count = 0
+
+        def counted(real):
+            def operation(*arguments, **keywords):
+                nonlocal count
+                count += 1
+                if count >= at:  # noqa: B023
+                    raise Killed
+                return real(*arguments, **keywords)
+
+            return operation
+
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((os, "link"), (Path, "rename"), (Path, "replace"), (Path, "unlink")):
+                patch.setattr(module, name, counted(getattr(module, name)))
+            patch.setattr(shutil, "rmtree", lambda *arguments, **keywords: None)
+            try:
+                average([tmp_path / "run"], "out", method="belay", max_shard_size=new, overwrite=True)
+            except Killed:
+                pass
+            else:
+                break
+        average([tmp_path / "run"], "out", method="belay", max_shard_size=new, overwrite=True)
+        assert Path("out/notes.md").read_text() == "mine"
+        Path("out/notes.md").unlink()
+        assert contents("out") == expected, f"step {at}"
+    assert at > 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("what", ["here", "link"])
+def test_a_directory_that_cannot_be_renamed_over(tmp_path, monkeypatch, what, overwrite):
+    run = make_run(tmp_path / "run")
+    average([run], "beside")
+    expected = contents("beside")
+    Path("real").mkdir()
+    if overwrite:
+        average([run], "real", method="belay")
+    target = "real"
+    if what == "link":
+        Path("link").symlink_to("real")
+        target = "link"
+    else:
+        monkeypatch.chdir("real")
+        target = "."
+    average([run], target, overwrite=overwrite)
+    assert contents(target) == expected
+    assert what == "here" or Path("link").is_symlink()
+
+
+def test_what_is_synced_and_what_moves_when(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    average([run], "out", max_shard_size="1500")
+    steps = []
+
+    def noted(module, name, place):
+        real = getattr(module, name)
+
+        def operation(*arguments, **keywords):
+            steps.append((name, Path(place(*arguments)).name))
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, operation)
+
+    noted(os, "fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    noted(os, "link", lambda source, target: target)
+    noted(Path, "rename", lambda path, target: target)
+    average([run], "out", max_shard_size="1500", overwrite=True, method="belay")
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    index, record = "model.safetensors.index.json", "belay.json"
+    synced = [name for how, name in steps if how == "fsync"]
+    moved = [name for how, name in steps if how == "link"]
+    aside = [name for how, name in steps if how == "rename"]
+    assert {*names, index, record, "config.json", "tokenizer.json", "local.json", "out"} <= set(synced)
+    assert aside[0] == index
+    assert aside[-1] == record
+    assert moved[0] == record
+    assert moved[-1] == index
+    assert sorted(moved[-4:-1]) == names
+    last_sync = max(i for i, (how, name) in enumerate(steps) if how == "fsync" and name in names)
+    assert last_sync < steps.index(("rename", index))
