@@ -9,7 +9,8 @@ BelayError              exit 1   a failure: what happened, to which file and ten
 ├── OutputError                  the output exists, lies in the way, or cannot be written
 └── PublishError                 the Hub refuses, cannot be reached, or something must not be published
 
-An error is made once, at the place that knows the file and the tensor; only `belay_cli.cli` catches.
+An error is made once, at the place that knows the file and the tensor. `belay_cli.cli` turns it into a line and an exit
+code; in between it is caught only where it has an answer, such as another format, or a list of all that is wrong.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ class Option:
     """How a field is said on the command line, where its name is that of the field with dashes.
 
     `short` is a second name, such as -o; `metavar` stands for the value in the help; `also` are other words for the
-    choices of a Literal, which are understood; `argument`: it is given by position, without a name; `panel` is the
-    heading in the help of an option outside a group. A switch that is True by default says the opposite: --no-NAME.
+    choices of a Literal, which are understood; `argument`: it is given by position, without a name; `several`: it takes
+    all values up to the next option, as a glob of the shell gives them; `panel` is the heading in the help of an option
+    outside a group. A switch that is True by default says the opposite: --no-NAME.
     """
 
     help: str
@@ -31,6 +32,7 @@ class Option:
     short: str | None = None
     also: Mapping[str, str] = field(default_factory=dict, hash=False)
     argument: bool = False
+    several: bool = False
     panel: str | None = None
 
 

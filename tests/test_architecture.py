@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoints", "engine", "formats", "output", "planning", "publish", "record", "rules", "show", "storage"),
         "verification",
     },
-    "cli": {"api", "checkpoints", "planning", "publish", "rules", "show"},
+    "cli": {"api", "checkpoints", "planning", "publish", "rules", "show", "storage"},
     "__init__": {"api", "rules"},
     "__main__": {"cli"},
 }

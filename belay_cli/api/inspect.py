@@ -8,7 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from belay_cli.api.average import Checkpoints
+from belay_cli import words
+from belay_cli.api.average import Checkpoints, listener
 from belay_cli.api.keywords import SeriesKeywords, series_options
 from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
 from belay_cli.checkpoints.adapters.names import is_adapter
@@ -16,39 +17,45 @@ from belay_cli.checkpoints.beside import left_beside
 from belay_cli.checkpoints.checkpoint import is_average
 from belay_cli.checkpoints.compare import difference
 from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.nonfinite import NonFinite, bytes_of_values, nonfinite
+from belay_cli.checkpoints.notes import notes_of
 from belay_cli.checkpoints.order.averages import average_by_name
 from belay_cli.checkpoints.order.proof import falling, order_checkpoints
 from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.checkpoints.weights import Opening
-from belay_cli.errors import BelayError, CheckpointError
+from belay_cli.errors import BelayError, CheckpointError, NumericError
 from belay_cli.planning.warnings import identical_warnings, left_out_warnings
 from belay_cli.record import DOCUMENT, read_record
 from belay_cli.show.findings import Findings, FoundAverage
+from belay_cli.show.listener import Listener
 from belay_cli.storage.files import AnyPath
 
 if TYPE_CHECKING:
     from typing import Unpack
 
 
-def inspect(checkpoints: Checkpoints, **options: Unpack[SeriesKeywords]) -> Findings:
+def inspect(
+    checkpoints: Checkpoints, *, values: bool = False, progress: bool = False, **options: Unpack[SeriesKeywords]
+) -> Findings:
     """Say what these checkpoints are, from headers and a few blocks of each file.
 
-    options: unit, order, subfolder, state_key, source, as `belay inspect` has them. What is wrong with checkpoints is
+    values: read every weight too, and find NaN and infinity. options: unit, order, subfolder, state_key, source, as
+    `belay inspect` has them. What is wrong with checkpoints is
     listed in the findings, all of it; raises UsageError for options that cannot be, and another BelayError where there
     is nothing to look at.
     """
     given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
-    return look([os.fspath(path) for path in given], series_options(options))
+    return look([os.fspath(path) for path in given], series_options(options), listener(progress), values=values)
 
 
-def look(arguments: Sequence[str], selection: Selection) -> Findings:
+def look(arguments: Sequence[str], selection: Selection, hears: Listener, *, values: bool) -> Findings:
     """Open what can be opened, order what can be ordered, and collect the errors."""
     problems: list[BelayError] = []
     opening = Opening(selection.opening.subfolder, selection.state_key, selection.source, allow_averages=True)
     paths, notes = find_paths(arguments, given=selection.order == "given")
     needs_step = selection.order == "step"
     opened = distinct([c for path in paths if (c := _try_to_open(path, opening, needs_step, problems))], notes)
-    notes += dict.fromkeys(note for checkpoint in opened for note in checkpoint.notes)
+    notes += notes_of(opened)
     ordered, unit = opened, "checkpoint"
     try:
         ordered, unit = order_checkpoints(opened, selection, notes)
@@ -60,10 +67,39 @@ def look(arguments: Sequence[str], selection: Selection) -> Findings:
     left_out = tuple(left_beside(ordered[-1])) if ordered else ()
     series = Series(name, tuple(ordered), tuple(ticks), unit, tuple(notes), selection, left_out)
     fall = falling(ordered) if selection.order == "given" else ()
+    if values:
+        problems += _not_finite(ordered, hears)
     average = _average(ordered[0]) if len(ordered) == 1 and is_average(ordered[0]) else None
     warnings = [*fall, *_warnings(series)]
     problems += [_lacking(average.name, *file) for file in average.files if file[2]] if average else []
     return Findings(series, problems, warnings, average)
+
+
+def _not_finite(checkpoints: Sequence[Checkpoint], hears: Listener) -> list[BelayError]:
+    """An error for each checkpoint that holds NaN or infinity."""
+    with hears.phase("Reading every weight", bytes_of_values(checkpoints)) as progress:
+        found = nonfinite(checkpoints, progress)
+    return [
+        NumericError(
+            f"{one.tensor!r} holds {_counted(one)}{_beside(one)}",
+            file=checkpoint.path,
+            tensor=one.tensor,
+            hint="leave the checkpoint out, or average them all the same: belay average --allow-nonfinite",
+        )
+        for checkpoint, one in zip(checkpoints, found, strict=True)
+        if one
+    ]
+
+
+def _counted(found: NonFinite) -> str:
+    parts = [f"{number} {what}" for number, what in ((found.nan, "NaN"), (found.infinite, "inf")) if number]
+    return " and ".join(parts)
+
+
+def _beside(found: NonFinite) -> str:
+    if found.tensors == 1:
+        return ""
+    return f", and so {'does' if found.tensors == 2 else 'do'} {words.plural(found.tensors - 1, 'more tensor')}"
 
 
 def _average(checkpoint: Checkpoint) -> FoundAverage:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from belay_cli import words
 from belay_cli.api.average import Checkpoints, listener
 from belay_cli.api.keywords import Path as AnyPath
 from belay_cli.checkpoints import Selection, Series, find_series
@@ -43,10 +45,26 @@ def verified(
 ) -> Verification:
     """Every check, with a listener."""
     record = recorded(output)
+    if record is None:
+        _refuse_run(output)
     inputs = _find_inputs(output, checkpoints, record)
     with hears.share("Verifying") as progress:
         checks = check_output(output, inputs, share, wanted_threads(threads), progress)
     return Verification(str(output), checks, _left_out(record))
+
+
+def _refuse_run(output: Path) -> None:
+    """Raise UsageError if this is a run: what is verified is the average of one."""
+    try:
+        series = find_series([output], Selection(allow_averages=True))
+    except BelayError:
+        return  # what is wrong with it is found when it is checked
+    if len(series.checkpoints) == 1:
+        return
+    raise UsageError(
+        f"{output} is not an average of belay: it holds {words.plural(len(series.checkpoints), 'checkpoint')}",
+        hint=f"give the average, and this with it: belay verify AVERAGE --checkpoints {shlex.quote(str(output))}",
+    )
 
 
 def share_of(sample: str | float) -> float:

@@ -34,6 +34,7 @@ from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
 from belay_cli.errors import BelayError, UsageError
 from belay_cli.show.console import Console
+from belay_cli.storage.remote.waiting import heard_by
 
 _COMMANDS = (average, plan, inspect, verify, push)
 
@@ -68,11 +69,16 @@ def belay(
 ) -> None:
     """Average the checkpoints of a training run, by the dynamics of EMA and BELAY. No retraining.
 
+    Each command says more: `belay average --help`. The documentation is in `docs/` of the source; it begins with
+    `docs/first-hour.md`.
+
     Examples:
 
-        belay average run
-        belay plan run --method belay --half-life 10%
-        belay verify belay-average
+        belay inspect run
+        belay plan run --half-life 10%
+        belay average run -o run-ema --half-life 10%
+        belay verify run-ema
+        belay push run-ema ORG/NAME --private
     """
 
 
@@ -96,11 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run the command line. Returns the exit code; an error is printed as one line, or as JSON with --json."""
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    console, debug = Console(json="--json" in flags, log_file=_log_file(flags)), "--debug" in flags
+    quiet = "-q" in flags or "--quiet" in flags
+    console = Console(json="--json" in flags, quiet=quiet, log_file=_log_file(flags))
+    debug = "--debug" in flags
     signal.signal(signal.SIGTERM, _terminate)
     _encode_everything()
     try:
-        code = build()(args=arguments, prog_name="belay", standalone_mode=False)
+        with heard_by(console.note):
+            code = build()(args=arguments, prog_name="belay", standalone_mode=False)
         if code == 130:  # how typer passes Ctrl-C on
             raise KeyboardInterrupt
         return int(code or 0)

@@ -8,7 +8,7 @@ parameters, so what it is given here is a function that has one for each option,
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -52,6 +52,7 @@ def command(run: Run) -> Run:
     call.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in signature}
     call.__name__, call.__doc__ = run.__name__, run.__doc__
+    call.__dict__["several"] = {option.flag for p in parameters for option in p.options if option.option.several}
     return call
 
 
@@ -193,6 +194,7 @@ class BelayCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Look at the arguments once for that, then parse them."""
+        args = _repeated(args, getattr(self.callback, "several", ()))
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         once = [one for one in order if not getattr(one, "multiple", True) and not getattr(one, "is_flag", True)]
         for one in once:
@@ -203,6 +205,20 @@ class BelayCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Its options, with no types in the help where these say nothing to a person."""
         return _without_types(super().get_params(ctx))
+
+
+def _repeated(args: Sequence[str], several: Collection[str]) -> list[str]:
+    """`--checkpoints a b` as `--checkpoints a --checkpoints b`, which is how the parser takes several values."""
+    found: list[str] = []
+    name, values = "", 0
+    for arg in args:
+        if arg.startswith("-"):
+            name, values = (arg if arg in several else ""), 0
+        elif name:
+            values += 1
+            found += [name] if values > 1 else []
+        found.append(arg)
+    return found
 
 
 class BelayGroup(TyperGroup):

@@ -14,11 +14,14 @@ from belay_cli.cli.screen import Checkpoints, Screen
 from belay_cli.options import Option
 from belay_cli.show.console import error_json
 
+Values = Annotated[bool, Option("Read every weight, and find NaN and infinity.", panel="The run")]
 Tensors = Annotated[bool, Option("List every tensor.", panel="What is shown")]
 
 
-def inspect(checkpoints: Checkpoints, series: SeriesOptions, screen: Screen, tensors: Tensors = False) -> None:
-    """Say what these checkpoints are, and whether they are one series.
+def inspect(
+    checkpoints: Checkpoints, series: SeriesOptions, screen: Screen, values: Values = False, tensors: Tensors = False
+) -> None:
+    """Say what these checkpoints are, and whether they are one series; of an average of belay's, what it is made of.
 
     Reads headers, and a few blocks of each file to find checkpoints that are the same. Everything that is
     wrong is listed, not only the first thing; the exit code is 1 if anything is.
@@ -27,9 +30,12 @@ def inspect(checkpoints: Checkpoints, series: SeriesOptions, screen: Screen, ten
 
         belay inspect ckpts/*.safetensors
         belay inspect run --tensors
+        belay inspect run --values
+        belay inspect belay-average
     """
     console = screen.console()
-    found = look(checkpoints, Selection(**{field.name: getattr(series, field.name) for field in fields(series)}))
+    selection = Selection(**{field.name: getattr(series, field.name) for field in fields(series)})
+    found = look(checkpoints, selection, console, values=values)
     if screen.json:
         failed = error_json(found.problems[0]) if found.problems else {}
         console.json(found.to_json(tensors=tensors) | failed)

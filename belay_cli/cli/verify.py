@@ -16,7 +16,7 @@ from belay_cli.show.console import error_json
 Output = Annotated[str, Option("What belay wrote: a file or a directory.", metavar="OUTPUT", argument=True)]
 Inputs = Annotated[
     tuple[str, ...],
-    Option("The checkpoints it was made from; repeat it, or give the run directory.", metavar="PATH"),
+    Option("The checkpoints it was made from, or the run directory.", metavar="PATH…", several=True),
 ]
 Sample = Annotated[str, Option("Of the values, such as 5% (default), or all.", metavar="SHARE")]
 Threads = Annotated[int | None, Option("Default: all cores.", metavar="N")]

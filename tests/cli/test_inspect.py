@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.cli.damaged import truncated
 from tests.conftest import make_files, make_run, tensors
@@ -63,3 +64,42 @@ def test_inspect_without_an_order(tmp_path, belay):
     ran = belay("inspect", *make_files(tmp_path, steps=("a", "b"), name="{}.safetensors"))
     assert ran.code == 1
     assert "a.safetensors: has no step and no integer in its name" in ran.err
+
+
+def test_inspect_values_finds_what_is_not_finite(tmp_path, belay, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = make_files(Path("ckpts"))
+    spoiled = load_file(paths[2])
+    spoiled["layer.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
+    spoiled["scale"] = torch.full_like(spoiled["scale"], float("-inf"))
+    save_file(spoiled, paths[2])
+    assert belay("inspect", "ckpts").code == 0
+    ran = belay("inspect", "ckpts", "--values")
+    assert ran.code == 1
+    assert ran.err.splitlines() == [
+        "belay: ckpts/step-300.safetensors: 'layer.weight' holds 1 NaN and 1 inf, and so does 1 more tensor",
+        "       leave the checkpoint out, or average them all the same: belay average --allow-nonfinite",
+    ]
+    assert belay("inspect", "ckpts", "--values", "--json").json["error"]["tensor"] == "layer.weight"
+
+
+def test_inspect_an_output(tmp_path, belay, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run")
+    assert belay("average", "run", "-o", "out", "-q", "--half-life", "10%").code == 0
+    ran = belay("inspect", "out")
+    assert ran.code == 0
+    assert "out: an average of 4 checkpoints, steps 100 to 400, every 100" in ran.out
+    assert "EMA, half-life 30 steps = 0.3 checkpoints · decay 0.97716 a step" in ran.out
+    assert ran.out.endswith("check every byte: belay verify out\n")
+    told = belay("inspect", "out", "--json").json["average"]
+    assert told["rule"]["half_life"] == 30
+    assert [entry["step"] for entry in told["series"]] == [100, 200, 300, 400]
+    assert all(file["wrong"] is None for file in told["files"])
+    Path("out/config.json").unlink()
+    ran = belay("inspect", "out")
+    assert ran.code == 1
+    assert ran.err.splitlines() == [
+        "belay: out: config.json is missing",
+        "       make it again; belay verify out says more",
+    ]

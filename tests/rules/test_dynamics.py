@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from belay_cli.errors import UsageError
 from belay_cli.rules.half_life import a_from_half_life
-from belay_cli.rules.recursion import debiased_ema_weights, replay_intervals, replay_ticks, replay_weights
+from belay_cli.rules.recursion import replay_intervals
 from belay_cli.rules.spring import (
     Dynamics,
     check_stable,
@@ -25,6 +25,7 @@ from belay_cli.rules.spring import (
     spectral_radius,
 )
 from belay_cli.rules.summary import summarize
+from tests.rules.literal import debiased_ema_weights, replay_ticks, replay_weights
 
 VECTORS = json.loads((Path(__file__).parent / "vectors/dynamics.json").read_text())["cases"]
 

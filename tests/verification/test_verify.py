@@ -318,3 +318,22 @@ def test_samples_lie_in_the_tensor_and_are_enough(name, elements, share):
         assert len(chosen) >= share * np.ceil(elements / BLOCK) - 1e-9
     if share == 1:
         assert covered.all()
+
+
+def test_a_run_is_not_an_average_and_what_to_give_is_said(tmp_path, belay, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run")
+    ran = belay("verify", "run")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "belay: run is not an average of belay: it holds 4 checkpoints\n"
+        "       give the average, and this with it: belay verify AVERAGE --checkpoints run\n"
+    )
+
+
+def test_checkpoints_as_a_glob_of_the_shell_gives_them(tmp_path, belay):
+    paths = make_files(tmp_path)
+    average(paths, "out.safetensors")
+    assert belay("verify", "out.safetensors", "--checkpoints", *paths, "--sample", "all").code == 0
+    ran = belay("verify", "--checkpoints", *paths, "out.safetensors")
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "belay: Missing argument 'OUTPUT'")
