@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -102,6 +103,6 @@ def test_the_shell_completes_it(tmp_path):
         "class Newest(rules.Ema): method = 'newest'\n"
         "rules.METHODS['newest'] = Newest\nmain()\n"
     )
-    environment = {"_BELAY_COMPLETE": "complete_bash", "COMP_WORDS": "belay plan -m n", "COMP_CWORD": "3"}
+    environment = {**os.environ, "_BELAY_COMPLETE": "complete_bash", "COMP_WORDS": "belay plan -m n", "COMP_CWORD": "3"}
     done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["newest"]
