@@ -6,7 +6,8 @@ BelayError              exit 1   a failure: what happened, to which file and ten
 ├── SeriesError                  the checkpoints are not one series: keys, shapes, dtypes, steps, order
 ├── NumericError                 a weight is not finite, or an average overflows the output's dtype
 ├── DeviceError                  the device asked for is not there, or has too little memory
-├── OutputError                  the output exists, lies in the way, or cannot be written
+├── OutputError                  the output cannot be written
+│   └── InTheWayError            it exists, or something else stands in its place
 └── PublishError                 the Hub refuses, cannot be reached, or something must not be published
 
 An error is made once, at the place that knows the file and the tensor. `belay_cli.cli` turns it into a line and an exit
@@ -71,6 +72,10 @@ class DeviceError(BelayError):
 
 class OutputError(BelayError):
     """The output cannot be written."""
+
+
+class InTheWayError(OutputError):
+    """Something stands where the output would go, and is not to be replaced."""
 
 
 class PublishError(BelayError):

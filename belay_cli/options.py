@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from inspect import get_annotations
+from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
 
 from belay_cli.errors import UsageError
@@ -62,16 +63,43 @@ class Options:
     panel: ClassVar[str] = "Options"
 
     def __post_init__(self) -> None:
-        """Understand other words for a choice, and refuse what is none."""
+        """Understand other words for a choice, and refuse what is none, or is of another type."""
         for declared in declared_in(type(self)):
             value = getattr(self, declared.name)
-            if declared.choices and value is not None:
+            if value is None and declared.default is None:
+                continue
+            if declared.choices:
                 object.__setattr__(self, declared.name, choice(declared, value))
+            else:
+                _check_type(declared, value)
 
 
 def declared_in(group: type[Any]) -> tuple[Declared, ...]:
     """The options of a group, in the order of its fields."""
     return _declared_in(cast(Hashable, group))
+
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
+    str: ((str,), "text"),
+}
+
+
+def _check_type(declared: Declared, value: object) -> None:
+    """Raise UsageError for a value that is of none of the option's types; what is no plain type is not looked at."""
+    kinds = get_args(declared.type) or (declared.type,)
+    if get_origin(declared.type) is tuple:
+        if not (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
+            raise UsageError(f"{declared.flag} takes texts, not {value!r}")
+        return
+    known = [_KINDS[kind] for kind in kinds if kind in _KINDS]
+    if len(known) < len(kinds):
+        return
+    if not any(isinstance(value, types_) and isinstance(value, bool) == (bool in types_) for types_, _ in known):
+        wanted = " or ".join(words for _, words in known)
+        raise UsageError(f"{declared.flag} takes {wanted}, not {value!r}")
 
 
 @cache

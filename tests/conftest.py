@@ -80,7 +80,7 @@ def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, torc
 
 def make_files(
     directory: Path,
-    steps: Sequence[int] = (100, 200, 300, 400),
+    steps: Sequence[int | str] = (100, 200, 300, 400),
     dtype: torch.dtype = torch.float32,
     name: str = "step-{}.safetensors",
 ) -> list[Path]:

@@ -106,7 +106,7 @@ def averaged(run: Path, name: str, coefficients: Sequence[float]) -> Model:
     models = [read(path / name) for path in checkpoints]
     found = {}
     for key, last in models[-1].items():
-        exact = sum(c * state[key].double() for c, state in zip(coefficients, models, strict=True))
+        exact: Any = sum(c * state[key].double() for c, state in zip(coefficients, models, strict=True))
         found[key] = exact.to(last.dtype) if last.is_floating_point() else last
     return found
 

@@ -56,21 +56,21 @@ def modules_of(part: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
-def test_each_part_imports_only_what_it_may(part):
+def test_each_part_imports_only_what_it_may(part: str) -> None:
     for path in modules_of(part):
         assert imports(path) <= MAY_IMPORT[part] | {part} | ANYONE, path
 
 
-def test_every_part_is_listed():
+def test_every_part_is_listed() -> None:
     parts = {entry.stem for entry in PACKAGE.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").exists()}
     assert parts == set(MAY_IMPORT)
 
 
-def test_the_arithmetic_imports_nothing_of_the_package():
+def test_the_arithmetic_imports_nothing_of_the_package() -> None:
     assert imports(PACKAGE / "engine/contract.py") == set()
 
 
-def test_only_the_command_line_catches_everything():
+def test_only_the_command_line_catches_everything() -> None:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "Exception":
@@ -79,12 +79,12 @@ def test_only_the_command_line_catches_everything():
 
 
 @pytest.mark.parametrize("module", ["belay_cli.rules", "belay_cli.checkpoints", "belay_cli.planning", "belay_cli.cli"])
-def test_torch_is_imported_only_by_a_replay(module):
+def test_torch_is_imported_only_by_a_replay(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-def test_importing_the_package_costs_nothing():
+def test_importing_the_package_costs_nothing() -> None:
     program = "import sys, belay_cli; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
@@ -108,7 +108,7 @@ def test_importing_the_package_costs_nothing():
         "cli",
     ],
 )
-def test_the_map_of_a_room_names_its_rooms(room):
+def test_the_map_of_a_room_names_its_rooms(room: str) -> None:
     """What the docstring of a package names at the beginning of a line is there."""
     tree = ast.parse((PACKAGE / room / "__init__.py").read_text())
     lines = (ast.get_docstring(tree) or "").splitlines()
@@ -117,11 +117,11 @@ def test_the_map_of_a_room_names_its_rooms(room):
     assert [name for name in named if name not in there] == []
 
 
-def test_no_test_file_is_long():
+def test_no_test_file_is_long() -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in TESTS.rglob("*.py")}
     assert {str(path): lines for path, lines in lengths.items() if lines > 500} == {}
 
 
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
-def test_every_room_has_its_tests(room):
+def test_every_room_has_its_tests(room: str) -> None:
     assert [*(TESTS / room).rglob("test_*.py"), *TESTS.glob(f"test_{room}.py")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,32 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import Ran
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 GIVEN = "       give the checkpoints in order, with --order given\n"
 
 
-def const(value):
+def const(value: int) -> dict[str, torch.Tensor]:
     return {"l.weight": torch.full((4, 3), float(value)), "l.bias": torch.full((4,), float(value))}
 
 
-def names_in_order(ran):
+def names_in_order(ran: Ran) -> list[str]:
     """The checkpoints of a plan in the order of the series."""
     return [entry["name"] for entry in ran.json["checkpoints"]]
 
 
-def value(path):
+def value(path: str) -> float:
     """The one value of an average of constants."""
     (found,) = set(load_file(path)["l.bias"].tolist())
-    return found
+    return float(found)
 
 
 # ---- adapters
 
 
-def test_adapters_of_kohya(belay):
+def test_adapters_of_kohya(belay: Callable[..., Ran]) -> None:
     g = torch.Generator().manual_seed(0)
     name = "lora_unet_down_blocks_0_attentions_0_proj_in"
     factors = []
@@ -64,7 +67,7 @@ def test_adapters_of_kohya(belay):
 # ---- what lies beside the weights
 
 
-def test_configurations_of_other_libraries_are_copied(belay):
+def test_configurations_of_other_libraries_are_copied(belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         directory = Path(f"out/step-{step:08d}")
         directory.mkdir(parents=True)
@@ -76,7 +79,7 @@ def test_configurations_of_other_libraries_are_copied(belay):
         assert Path("avg", name).read_text() == "{}"
 
 
-def test_a_configuration_says_the_dtype_of_the_weights(belay):
+def test_a_configuration_says_the_dtype_of_the_weights(belay: Callable[..., Ran]) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16}
@@ -104,7 +107,9 @@ def test_a_configuration_says_the_dtype_of_the_weights(belay):
     ],
 )
 @pytest.mark.parametrize("command", ["average", "plan", "inspect"])
-def test_weights_left_beside_are_listed(belay, beside, options, command):
+def test_weights_left_beside_are_listed(
+    belay: Callable[..., Ran], beside: str, options: list[str], command: str
+) -> None:
     g = torch.Generator().manual_seed(0)
     for step in (100, 200, 300):
         directory = Path(f"run/checkpoint-{step}")
@@ -131,7 +136,7 @@ def test_weights_left_beside_are_listed(belay, beside, options, command):
         assert beside in ran.err + ran.out
 
 
-def test_the_run_of_a_trainer_with_deepspeed(belay):
+def test_the_run_of_a_trainer_with_deepspeed(belay: Callable[..., Ran]) -> None:
     for step in (100, 200, 300):
         directory = Path(f"run/checkpoint-{step}")
         (directory / f"global_step{step}").mkdir(parents=True)
@@ -150,7 +155,7 @@ def test_the_run_of_a_trainer_with_deepspeed(belay):
 # ---- raw weights and averages
 
 
-def test_a_generator_a_discriminator_and_an_average(belay):
+def test_a_generator_a_discriminator_and_an_average(belay: Callable[..., Ran]) -> None:
     for step in (10000, 20000):
         saved = {"g": const(step), "d": const(5), "g_ema": const(7), "g_optim": {"state": {}, "param_groups": []}}
         torch.save(saved, f"{step:06d}.pt")
@@ -166,7 +171,7 @@ def test_a_generator_a_discriminator_and_an_average(belay):
     assert value("ema.safetensors") == 7
 
 
-def test_mmengine_swaps_the_weights_and_their_average(belay):
+def test_mmengine_swaps_the_weights_and_their_average(belay: Callable[..., Ran]) -> None:
     for i in (1, 2, 3):
         held = {"steps": torch.tensor(100 * i), **{f"module.{k}": v for k, v in const(10 * i).items()}}
         meta = {"epoch": i, "iter": 100 * i, "mmengine_version": "0.10.7"}
@@ -191,7 +196,7 @@ def test_mmengine_swaps_the_weights_and_their_average(belay):
         "network-{}-ema.pt",
     ],
 )
-def test_an_average_by_the_name_of_the_file(belay, name):
+def test_an_average_by_the_name_of_the_file(belay: Callable[..., Ran], name: str) -> None:
     for step in (100, 200):
         save = save_file if name.endswith(".safetensors") else torch.save
         save(const(step), name.format(step))
@@ -204,7 +209,7 @@ def test_an_average_by_the_name_of_the_file(belay, name):
     assert value("o.safetensors") == 150
 
 
-def test_the_source_that_is_asked_for_in_dcp(belay):
+def test_the_source_that_is_asked_for_in_dcp(belay: Callable[..., Ran]) -> None:
     from torch.distributed import checkpoint as dcp
 
     for step in (100, 200, 300):
@@ -242,7 +247,7 @@ EITHER = {
 }
 
 
-def make(names):
+def make(names: tuple[str, ...]) -> list[str]:
     for number, name in enumerate(names, 1):
         save = save_file if name.endswith(".safetensors") else torch.save
         save(const(number), name)
@@ -250,7 +255,7 @@ def make(names):
 
 
 @pytest.mark.parametrize("names", REFUSED.values(), ids=REFUSED)
-def test_an_order_that_cannot_be_proved_is_asked_for(belay, names):
+def test_an_order_that_cannot_be_proved_is_asked_for(belay: Callable[..., Ran], names: tuple[str, ...]) -> None:
     ran = belay("plan", *make(names))
     assert ran.code == 1
     assert "--order given" in ran.err or "--allow-averages" in ran.err
@@ -259,7 +264,7 @@ def test_an_order_that_cannot_be_proved_is_asked_for(belay, names):
 
 
 @pytest.mark.parametrize("names", IN_ORDER.values(), ids=IN_ORDER)
-def test_numbers_as_people_write_them(belay, names):
+def test_numbers_as_people_write_them(belay: Callable[..., Ran], names: tuple[str, ...]) -> None:
     ran = belay("plan", *make(names), "--json")
     assert names_in_order(ran) == list(names)
     steps = {"exponents": [20_000, 50_000, 100_000], "suffixes": [500_000, 900_000, 1_000_000]}
@@ -267,7 +272,7 @@ def test_numbers_as_people_write_them(belay, names):
 
 
 @pytest.mark.parametrize("names", EITHER.values(), ids=EITHER)
-def test_dates_are_no_counters(belay, names):
+def test_dates_are_no_counters(belay: Callable[..., Ran], names: tuple[str, ...]) -> None:
     ran = belay("plan", *make(names), "--json")
     if ran.code:
         assert ran.json["error"]["hint"] == "give the checkpoints in order, with --order given"
@@ -275,7 +280,7 @@ def test_dates_are_no_counters(belay, names):
         assert names_in_order(ran) == list(names)
 
 
-def test_hashes_of_commits_are_no_counters(belay):
+def test_hashes_of_commits_are_no_counters(belay: Callable[..., Ran]) -> None:
     commits = ("7d1c0bb0a3f64c9eab12f0f34c5a8d9e01b7c6fa", "0e9f3a2b1c4d5e6f708192a3b4c5d6e7f8091abc")
     for number, commit in enumerate((*commits, "c0ffee12345678900987654321deadbeefcafe03"), 1):
         Path("models--org--m/snapshots", commit).mkdir(parents=True)
@@ -285,7 +290,7 @@ def test_hashes_of_commits_are_no_counters(belay):
     assert ran.err.endswith(GIVEN)
 
 
-def test_the_integer_that_varies_orders(belay):
+def test_the_integer_that_varies_orders(belay: Callable[..., Ran]) -> None:
     for batch in (200, 600, 1000):
         torch.save({"state": {"model": const(batch)}}, f"ep0-ba{batch}-rank0.pt")
     shell = ["ep0-ba1000-rank0.pt", "ep0-ba200-rank0.pt", "ep0-ba600-rank0.pt"]
@@ -297,7 +302,7 @@ def test_the_integer_that_varies_orders(belay):
     assert "ep0-ba200-rank0.pt" in ran.err
 
 
-def test_only_whole_names_are_checkpoints_of_a_run(belay):
+def test_only_whole_names_are_checkpoints_of_a_run(belay: Callable[..., Ran]) -> None:
     for step in (100, 200, 300):
         Path(f"run/step-{step}").mkdir(parents=True)
         save_file(const(step), f"run/step-{step}/model.safetensors")
@@ -312,7 +317,7 @@ def test_only_whole_names_are_checkpoints_of_a_run(belay):
     assert value("out/model.safetensors") == pytest.approx(192.17244, abs=1e-4)
 
 
-def test_the_forms_of_run_directories(belay):
+def test_the_forms_of_run_directories(belay: Callable[..., Ran]) -> None:
     for step in (1000, 2000, 3000):
         Path(f"hf_format/samples_{step}").mkdir(parents=True)
         save_file(const(step), f"hf_format/samples_{step}/model.safetensors")
@@ -342,7 +347,7 @@ def test_the_forms_of_run_directories(belay):
 # ---- right refusals, and no wrong ones
 
 
-def test_what_cannot_be_averaged_is_said_as_it_is(belay):
+def test_what_cannot_be_averaged_is_said_as_it_is(belay: Callable[..., Ran]) -> None:
     complex64 = torch.polar(torch.ones(4, 2), torch.ones(4, 2))
     save_file({**const(1), "freqs_cis": complex64}, "step_1.safetensors")
     ran = belay("plan", "step_1.safetensors")
@@ -359,7 +364,7 @@ def test_what_cannot_be_averaged_is_said_as_it_is(belay):
     assert sorted(load_file("drop.safetensors")) == ["l.bias", "l.weight"]
 
 
-def test_a_file_is_what_its_first_bytes_say(belay):
+def test_a_file_is_what_its_first_bytes_say(belay: Callable[..., Ran]) -> None:
     torch.save({"iteration": 1000, "state_dict": const(1)}, "checkpoint_1000")
     torch.save(const(1), "wrong.safetensors")
     for name in ("checkpoint_1000", "wrong.safetensors"):
@@ -371,7 +376,7 @@ def test_a_file_is_what_its_first_bytes_say(belay):
     assert "rename it to end in .safetensors" in belay("plan", "wrong.pt").err
 
 
-def test_lightning_before_1_6_counted_one_too_low_in_names(belay):
+def test_lightning_before_1_6_counted_one_too_low_in_names(belay: Callable[..., Ran]) -> None:
     saved = {"epoch": 0, "global_step": 10, "pytorch-lightning_version": "1.5.10", "state_dict": const(1)}
     torch.save(saved, "epoch=0-step=9.ckpt")
     torch.save({**saved, "epoch": 1, "global_step": 20, "state_dict": const(2)}, "epoch=1-step=19.ckpt")
@@ -380,7 +385,7 @@ def test_lightning_before_1_6_counted_one_too_low_in_names(belay):
     assert [entry["step"] for entry in ran.json["checkpoints"]] == [10, 20]
 
 
-def test_metadata_that_is_null(belay):
+def test_metadata_that_is_null(belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         entries = {"__metadata__": None, "w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}
         head = json.dumps(entries).encode()
@@ -393,7 +398,7 @@ def test_metadata_that_is_null(belay):
         assert file.metadata()["format"] == "pt"
 
 
-def test_vectors_of_a_spectral_norm(belay):
+def test_vectors_of_a_spectral_norm(belay: Callable[..., Ran]) -> None:
     torch.manual_seed(0)
     for step in (100, 200, 300):
         layer = torch.nn.utils.spectral_norm(torch.nn.Linear(32, 32), n_power_iterations=30)
@@ -416,7 +421,7 @@ def test_vectors_of_a_spectral_norm(belay):
     assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=0.02)
 
 
-def test_a_variant_beside_the_model(belay):
+def test_a_variant_beside_the_model(belay: Callable[..., Ran]) -> None:
     from diffusers import UNet2DModel
 
     blocks = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}

@@ -6,6 +6,8 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -16,15 +18,15 @@ ROOT = Path(__file__).parent.parent
 FILES = ["cli/average.py", "api/average.py", "engine/stream.py", "engine/cpu.py", "engine/contract.py"]
 
 
-def test_the_calls_go_through_five_files(tmp_path, monkeypatch):
+def test_the_calls_go_through_five_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from belay_cli.engine import cpu
 
     seen: set[str] = set()
-    multiply_add = cpu.accumulate
+    multiply_add = cpu.accumulate  # type: ignore[attr-defined]
 
-    def followed(*arguments, **options):
+    def followed(*arguments: Any, **options: Any) -> None:
         for thread in (threading.get_ident(), threading.main_thread().ident):
-            frame = sys._current_frames()[thread]
+            frame: FrameType | None = sys._current_frames()[thread or 0]
             while frame is not None:
                 seen.add(frame.f_code.co_filename)
                 frame = frame.f_back
@@ -42,5 +44,5 @@ def test_the_calls_go_through_five_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_they_are_listed_for_readers(name):
+def test_they_are_listed_for_readers(name: str) -> None:
     assert re.search(rf"\b{re.escape(name)}\b", (ROOT / "CONTRIBUTING.md").read_text())

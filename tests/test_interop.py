@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,27 +15,27 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from belay_cli import average
-from tests.conftest import belay_process
+from tests.conftest import Ran, belay_process
 from tests.fakes.hub import HubServer, hub_client
 
 STEPS = 13
 
 
-class Numbers(torch.utils.data.Dataset):
+class Numbers(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Rows of random tokens."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows = torch.randint(0, 64, (64, 8), generator=torch.Generator().manual_seed(0))
 
-    def __len__(self):
+    def __len__(self) -> Any:
         return len(self.rows)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return {"input_ids": self.rows[i], "labels": self.rows[i]}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run of the real Trainer: 13 checkpoint directories with optimizer, scheduler and rng files."""
     directory = tmp_path_factory.mktemp("trainer") / "run"
     torch.manual_seed(0)
@@ -58,7 +60,7 @@ def trained(tmp_path_factory):
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
 
-def test_a_run_of_the_trainer_averages_and_loads(trained):
+def test_a_run_of_the_trainer_averages_and_loads(trained: Any) -> None:
     checkpoints = sorted(trained.glob("checkpoint-*"))
     assert len(checkpoints) == STEPS
     assert all((checkpoint / "optimizer.pt").exists() for checkpoint in checkpoints)
@@ -73,7 +75,7 @@ def test_a_run_of_the_trainer_averages_and_loads(trained):
 
     model, loading = AutoModelForCausalLM.from_pretrained("belay-average", output_loading_info=True)
     assert not any(loading.values()), loading
-    exact = {}
+    exact: dict[str, Any] = {}
     for checkpoint, entry in zip(
         sorted(checkpoints, key=lambda p: int(p.name[11:])), report["checkpoints"], strict=True
     ):
@@ -85,7 +87,7 @@ def test_a_run_of_the_trainer_averages_and_loads(trained):
     assert torch.isfinite(model(input_ids=torch.tensor([[1, 2, 3]])).logits).all()
 
 
-def test_a_sharded_output_loads(trained):
+def test_a_sharded_output_loads(trained: Any) -> None:
     average([trained], "sharded", method="belay", max_shard_size="10kB", dtype="bfloat16")
     assert len(list(Path("sharded").glob("*.safetensors"))) > 1
     model, loading = AutoModelForCausalLM.from_pretrained("sharded", output_loading_info=True, dtype=torch.bfloat16)
@@ -97,7 +99,7 @@ def test_a_sharded_output_loads(trained):
     )
 
 
-def test_sharded_checkpoints_of_transformers_are_read(trained, tmp_path):
+def test_sharded_checkpoints_of_transformers_are_read(trained: Any, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     for step in (1, 5, 9):
         model = LlamaForCausalLM.from_pretrained(trained / f"checkpoint-{step}")
@@ -112,7 +114,7 @@ def test_sharded_checkpoints_of_transformers_are_read(trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_what_is_published_loads_and_verifies(trained, tmp_path, belay):
+def test_what_is_published_loads_and_verifies(trained: Any, tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average([trained], "out", method="belay")
     with HubServer({"hf_w": "write"}) as server, hub_client(server, tmp_path / "home", "hf_w"):
         assert belay("push", "out", "org/name").code == 0
@@ -126,7 +128,7 @@ def test_what_is_published_loads_and_verifies(trained, tmp_path, belay):
     assert ran.code == 0, ran.out
 
 
-def test_a_tied_head_that_only_some_checkpoints_have(trained, tmp_path, belay):
+def test_a_tied_head_that_only_some_checkpoints_have(trained: Any, tmp_path: Path, belay: Callable[..., Ran]) -> None:
     run = tmp_path / "run"
     for step in (1, 2, 3):
         shutil.copytree(trained / f"checkpoint-{step}", run / f"checkpoint-{step}")
@@ -156,7 +158,7 @@ PACKED = {
 
 
 @pytest.mark.parametrize("what", PACKED)
-def test_packed_weights_are_refused(belay, what):
+def test_packed_weights_are_refused(belay: Callable[..., Ran], what: str) -> None:
     for step in (1, 2):
         Path(f"run/checkpoint-{step}").mkdir(parents=True)
         save_file({**PACKED[what], "norm.weight": torch.ones(4)}, f"run/checkpoint-{step}/model.safetensors")
@@ -169,7 +171,7 @@ def test_packed_weights_are_refused(belay, what):
     )
 
 
-def test_packed_weights_are_known_by_the_configuration_too(belay):
+def test_packed_weights_are_known_by_the_configuration_too(belay: Callable[..., Ran]) -> None:
     for step in (1, 2):
         Path(f"run/checkpoint-{step}").mkdir(parents=True)
         save_file({"q": torch.ones(4, 4, dtype=torch.int8)}, f"run/checkpoint-{step}/model.safetensors")

@@ -12,7 +12,7 @@ from belay_cli import average
 from tests.conftest import make_run, tensors
 
 
-def test_belay_json_is_the_record(tmp_path):
+def test_belay_json_is_the_record(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", method="belay", last="scale")
     document = json.loads(Path("out/belay.json").read_text())

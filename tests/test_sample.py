@@ -120,11 +120,13 @@ def test_an_average_beats_the_last_checkpoint(
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "average.safetensors"
-    report = average(RUN, output, method=METHODS[method](half_life=f"{share}%"))
+    rule_of: Any = METHODS[method]
+    report = average(RUN, output, method=rule_of(half_life=f"{share}%"))
     assert report.rule["half_life"] == pytest.approx(share / 100 * 1900)
     assert report.summary.mean_lag == pytest.approx(lag, abs=0.5)
     assert report.tensors == TensorCounts(averaged=10, last=1, dropped=0)
-    assert report.warnings == [] or report.rule["half_life"] < 100  # less than from one checkpoint to the next
+    rule: Any = report.rule
+    assert report.warnings == [] or rule["half_life"] < 100  # less than from one checkpoint to the next
     found_loss, found_accuracy = evaluate(output)
     assert found_loss == pytest.approx(loss, abs=1e-4)
     assert found_accuracy == pytest.approx(accuracy, abs=2e-3)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, overload
 
 from belay_cli import words
-from belay_cli.api.keywords import Path, PlanKeywords, plan_options
+from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
+from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, find_series
 from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import fingerprints
@@ -19,20 +20,20 @@ from belay_cli.planning import Plan, PlanOptions, make_plan
 from belay_cli.planning.warnings import differing_notes, identical_warnings
 from belay_cli.rules import Rule, asked
 from belay_cli.show.listener import Listener, Nobody
-from belay_cli.show.report import Done, Report, report
+from belay_cli.show.report import Report
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     import torch
 
-Checkpoints = Path | Sequence[Path]
+Checkpoints = PathLike | Sequence[PathLike]
 
 
 @overload
 def average(
     checkpoints: Checkpoints,
-    output: Path | None = None,
+    output: PathLike | None = None,
     *,
     method: str | Rule = "ema",
     progress: bool = False,
@@ -45,7 +46,7 @@ def average(
     checkpoints: Checkpoints,
     *,
     rules: Sequence[str | Rule],
-    outputs: Sequence[Path],
+    outputs: Sequence[PathLike],
     progress: bool = False,
     **options: Unpack[PlanKeywords],
 ) -> list[Report]: ...
@@ -53,11 +54,11 @@ def average(
 
 def average(
     checkpoints: Checkpoints,
-    output: Path | None = None,
+    output: PathLike | None = None,
     *,
-    method: str | Rule = "ema",
+    method: str | Rule | None = None,
     rules: Sequence[str | Rule] | None = None,
-    outputs: Sequence[Path] | None = None,
+    outputs: Sequence[PathLike] | None = None,
     progress: bool = False,
     **options: Unpack[PlanKeywords],
 ) -> Report | list[Report]:
@@ -76,13 +77,15 @@ def average(
     Raises UsageError for options that cannot be, and another BelayError for what fails.
     """
     several = rules is not None
-    if several != (outputs is not None) or (several and output is not None):
-        raise UsageError("give one output, or as many outputs as rules")
+    if several != (outputs is not None) or (several and (output is not None or method is not None)):
+        raise UsageError("give one method and output, or as many outputs as rules")
+    if isinstance(outputs, str | os.PathLike):
+        raise UsageError(f"outputs is a list of paths, one for each rule, not {os.fspath(outputs)!r}")
     selection, planned = plan_options(options)
     hears = listener(progress)
     plan = prepare(
         checkpoints,
-        [asked(one) for one in (rules if rules is not None else [method])],
+        _asked(rules) if rules is not None else [asked(method or "ema")],
         outputs if outputs is not None else [output],
         selection,
         planned,
@@ -94,7 +97,7 @@ def average(
 
 def plan(
     checkpoints: Checkpoints,
-    output: Path | None = None,
+    output: PathLike | None = None,
     *,
     method: str | Rule = "ema",
     **options: Unpack[PlanKeywords],
@@ -122,11 +125,17 @@ def averages(
     dtype, names that share bytes in the checkpoints sharing a tensor. `at_once` averages are made in one read of the
     series, and held in memory together. The options are those of `average`. Raises a BelayError.
     """
-    if at_once < 1:
-        raise UsageError(f"at_once must be 1 or more, not {at_once}")
+    if not isinstance(at_once, int) or at_once < 1:
+        raise UsageError(f"at_once must be 1 or more, not {at_once!r}")
     selection, planned = plan_options(options)
-    wanted = [asked(one) for one in rules]
+    wanted = _asked(rules)
     return _averages(checkpoints, wanted, at_once, selection, planned, listener(progress))
+
+
+def _asked(rules: Sequence[str | Rule]) -> list[Rule]:
+    if isinstance(rules, str | Rule):
+        raise UsageError(f"rules is a list of rules, not one: [{rules!r}]")
+    return [asked(one) for one in rules]
 
 
 def _averages(
@@ -152,7 +161,7 @@ def _averages(
 def prepare(
     checkpoints: Checkpoints,
     rules: Sequence[Rule],
-    outputs: Sequence[Path | None] | None,
+    outputs: Sequence[PathLike | None] | None,
     selection: Selection,
     options: PlanOptions,
     hears: Listener,
@@ -163,11 +172,20 @@ def prepare(
 
     look_only: nothing will be written, so an output that is there already is a warning. Raises a BelayError.
     """
-    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    given = listed_paths(checkpoints)
     with hears.phase("Opening the checkpoints") as phase:
         series = find_series(given, selection)
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
         return make_plan(series, rules, outputs, options, look_only=look_only)
+
+
+def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:
+    """One path or several as a list. Raises UsageError for what is neither."""
+    several = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else checkpoints
+    paths = list(several) if isinstance(several, Iterable) else [None]
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise UsageError(f"checkpoints are paths, one or several, not {checkpoints!r}")
+    return [path for path in paths if path is not None]
 
 
 def run(plan: Plan, hears: Listener) -> list[Report]:

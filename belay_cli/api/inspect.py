@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from belay_cli import words
-from belay_cli.api.average import Checkpoints, listener
+from belay_cli.api.average import Checkpoints, listed_paths, listener
 from belay_cli.api.keywords import SeriesKeywords, series_options
 from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
 from belay_cli.checkpoints.adapters.names import is_adapter
@@ -25,10 +25,11 @@ from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import BelayError, CheckpointError, NumericError
 from belay_cli.planning.warnings import identical_warnings, left_out_warnings
-from belay_cli.record import DOCUMENT, read_record
+from belay_cli.record import DOCUMENT
 from belay_cli.show.findings import Findings, FoundAverage
 from belay_cli.show.listener import Listener
 from belay_cli.storage.files import AnyPath
+from belay_cli.verification import HELD, check_headers, whole_record
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -44,8 +45,12 @@ def inspect(
     listed in the findings, all of it; raises UsageError for options that cannot be, and another BelayError where there
     is nothing to look at.
     """
-    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
-    return look([os.fspath(path) for path in given], series_options(options), listener(progress), values=values)
+    return look(
+        [os.fspath(path) for path in listed_paths(checkpoints)],
+        series_options(options),
+        listener(progress),
+        values=values,
+    )
 
 
 def look(arguments: Sequence[str], selection: Selection, hears: Listener, *, values: bool) -> Findings:
@@ -69,9 +74,10 @@ def look(arguments: Sequence[str], selection: Selection, hears: Listener, *, val
     fall = falling(ordered) if selection.order == "given" else ()
     if values:
         problems += _not_finite(ordered, hears)
-    average = _average(ordered[0]) if len(ordered) == 1 and is_average(ordered[0]) else None
-    warnings = [*fall, *_warnings(series)]
-    problems += [_lacking(average.name, *file) for file in average.files if file[2]] if average else []
+    warnings, average = [*fall, *_warnings(series)], None
+    if len(ordered) == 1 and is_average(ordered[0]):
+        average, wrong = _average(ordered[0])
+        problems += wrong
     return Findings(series, problems, warnings, average)
 
 
@@ -102,9 +108,10 @@ def _beside(found: NonFinite) -> str:
     return f", and so {'does' if found.tensors == 2 else 'do'} {words.plural(found.tensors - 1, 'more tensor')}"
 
 
-def _average(checkpoint: Checkpoint) -> FoundAverage:
-    """What an output of belay says of itself, and whether its files are there. Raises CheckpointError."""
-    record = read_record(checkpoint.files[0].metadata, os.fspath(checkpoint.path))
+def _average(checkpoint: Checkpoint) -> tuple[FoundAverage, list[BelayError]]:
+    """What an output of belay says of itself, its files, and what is wrong with them as far as headers tell."""
+    records, checks = check_headers(checkpoint)
+    record = whole_record(records)
     files = [(name, file.size, "") for name, file in checkpoint.weights.named_files()]
     directory = checkpoint.directory
     if isinstance(directory, Path):
@@ -112,11 +119,13 @@ def _average(checkpoint: Checkpoint) -> FoundAverage:
             path = directory / name
             there = path.is_file()
             files.append((name, path.stat().st_size if there else 0, "" if there else "is missing"))
-    return FoundAverage(os.fspath(checkpoint.path), record, tuple(files))
-
-
-def _lacking(average: str, name: str, size: int, wrong: str) -> BelayError:
-    return CheckpointError(f"{name} {wrong}", file=average, hint=f"make it again; belay verify {average} says more")
+    name = os.fspath(checkpoint.path)
+    wrong: list[BelayError] = [
+        CheckpointError(check.detail, file=name, hint=f"make it again; belay verify {name} says more")
+        for check in checks
+        if check.status != HELD
+    ]
+    return FoundAverage(name, record, tuple(files)), wrong
 
 
 def _try_to_open(path: AnyPath, opening: Opening, needs_step: bool, problems: list[BelayError]) -> Checkpoint | None:

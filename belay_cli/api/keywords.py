@@ -6,18 +6,18 @@ A test holds them to those fields, by name and type.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypedDict, TypeVar
 
-from belay_cli.checkpoints.selection import Order, Selection, SeriesOptions, Source, Unit
+from belay_cli.checkpoints.selection import Order, RawOrEma, Selection, SeriesOptions, Unit
 from belay_cli.errors import UsageError
 from belay_cli.options import Options, declared_in, nearest
 from belay_cli.planning import PlanOptions, Policies
 from belay_cli.planning.options import Dtype, Lora
 from belay_cli.rules import METHODS
 
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 Globs = str | Sequence[str]
 
 
@@ -28,7 +28,7 @@ class SeriesKeywords(TypedDict, total=False):
     order: Order
     subfolder: str | None
     state_key: str | None
-    source: Source | None
+    source: RawOrEma | None
 
 
 class SelectionKeywords(SeriesKeywords, total=False):
@@ -80,7 +80,11 @@ def plan_options(options: Mapping[str, Any]) -> tuple[Selection, PlanOptions]:
 
 
 def _globs(value: Globs) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise UsageError(f"a glob of tensor names is a text, or several are a list, not {value!r}")
+    return tuple(value)
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: set[str]) -> None:

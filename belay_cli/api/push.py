@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from belay_cli.api.average import listener
-from belay_cli.api.keywords import Path as AnyPath
+from belay_cli.api.keywords import PathLike
 from belay_cli.publish.destination import Destination
 from belay_cli.show.listener import Listener
 from belay_cli.show.report import PushReport
 
 
 def push(
-    output: AnyPath,
+    output: PathLike,
     repo_id: str,
     *,
-    eval_results: AnyPath | None = None,
+    eval_results: PathLike | None = None,
     exclude: str | Sequence[str] = (),
     dry_run: bool = False,
     revision: str | None = None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from belay_cli import words
 from belay_cli.api.average import Checkpoints, listener
-from belay_cli.api.keywords import Path as AnyPath
+from belay_cli.api.keywords import PathLike
 from belay_cli.checkpoints import Selection, Series, find_series
-from belay_cli.errors import BelayError, UsageError
+from belay_cli.errors import BelayError, SeriesError, UsageError
 from belay_cli.formats.text import listed
 from belay_cli.planning.buffers import wanted_threads
 from belay_cli.record import LOCAL, Record
@@ -23,7 +24,7 @@ from belay_cli.verification import check_output, recorded
 
 
 def verify(
-    output: AnyPath,
+    output: PathLike,
     *,
     checkpoints: Checkpoints | None = None,
     sample: str | float = "5%",
@@ -41,7 +42,7 @@ def verify(
 
 
 def verified(
-    output: Path, checkpoints: Sequence[AnyPath] | None, share: float, threads: int | None, hears: Listener
+    output: Path, checkpoints: Sequence[PathLike] | None, share: float, threads: int | None, hears: Listener
 ) -> Verification:
     """Every check, with a listener."""
     record = recorded(output)
@@ -86,25 +87,32 @@ def _left_out(record: Record | None) -> list[str]:
     return [f"its checkpoints have other weights, which are in no average: {listed(where)}"] if where else []
 
 
-def _find_inputs(output: Path, given: Sequence[AnyPath] | None, record: Record | None) -> Series | str:
+def _whichever_order(paths: Sequence[PathLike], selection: Selection) -> Series:
+    """The checkpoints, in an order of their own if they have one: by their fingerprints they are known anyway."""
+    try:
+        return find_series(paths, selection)
+    except SeriesError:
+        return find_series(paths, replace(selection, order="given"))
+
+
+def _find_inputs(output: Path, given: Sequence[PathLike] | None, record: Record | None) -> Series | str:
     """The checkpoints given, else those that the output remembers, else why there are none."""
     opened = record.opening if record else {}
     source = opened.get("source")
     selection = Selection(
-        order="given",
         allow_averages=True,
         subfolder=opened.get("subfolder"),
         state_key=opened.get("state_key"),
         source="ema" if source == "ema" else "raw" if source == "raw" else None,
     )
     if given:
-        return find_series(given, selection)
+        return _whichever_order(given, selection)
     if not output.is_dir():
         return "a file does not say where the checkpoints lay; give them with --checkpoints"
     try:
         paths = [str(path) for path in read_json(output / LOCAL)["checkpoints"]]
         if any(map(is_url, paths)):  # whoever made the output would choose whom this machine asks
             return "the checkpoints lay at URLs, which are asked only if given: --checkpoints"
-        return find_series(paths, selection)
+        return _whichever_order(paths, selection)
     except (ValueError, KeyError, TypeError, BelayError):
         return "the checkpoints are not where they were; give them with --checkpoints"

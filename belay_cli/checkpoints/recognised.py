@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG, factors_in, kind_by_names
-from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.checkpoints.checkpoint import Checkpoint, is_average
 from belay_cli.checkpoints.packed import packed
 from belay_cli.checkpoints.weights import inside
 
@@ -22,6 +22,7 @@ def recognised(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
                 **(names or _by_configuration(checkpoint)),
                 **_packed(checkpoint),
                 **_aliases(checkpoint),
+                **({"average": "of belay, by its record"} if is_average(checkpoint) else {}),
                 "step": checkpoint.step_from or "none",
             }
         )

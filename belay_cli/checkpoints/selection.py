@@ -12,7 +12,7 @@ from belay_cli.options import Option, Options
 
 Unit = Literal["auto", "step", "checkpoint"]
 Order = Literal["step", "given"]
-Source = Literal["raw", "ema"]
+RawOrEma = Literal["raw", "ema"]
 
 _UNITS = {"steps": "step", "checkpoints": "checkpoint", "ckpt": "checkpoint", "ckpts": "checkpoint"}
 
@@ -35,7 +35,7 @@ class SeriesOptions(Options):
         Option("Of several models in a checkpoint: one, such as unet; some, as unet,text_encoder; or all.", "NAME"),
     ] = None
     state_key: Annotated[str | None, Option("Where a torch file has its weights: model.state_dict.", "KEY")] = None
-    source: Annotated[Source | None, Option("Which weights, where a checkpoint holds both.")] = None
+    source: Annotated[RawOrEma | None, Option("Which weights, where a checkpoint holds both.")] = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""

@@ -15,7 +15,8 @@ from belay_cli.checkpoints.order.proof import order_checkpoints, within
 from belay_cli.checkpoints.order.ranks import refuse_parts
 from belay_cli.checkpoints.runs import distinct, find_paths
 from belay_cli.checkpoints.selection import Selection
-from belay_cli.errors import SeriesError, UsageError
+from belay_cli.checkpoints.weights import Opening
+from belay_cli.errors import BelayError, SeriesError, UsageError
 from belay_cli.storage.files import AnyPath
 
 
@@ -61,12 +62,30 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
 
 
 def _opened(path: AnyPath, selection: Selection) -> Checkpoint:
-    if not selection.allow_averages:
+    needs_step = selection.order == "step"
+    if selection.allow_averages:
+        return open_checkpoint(path, selection.opening, needs_step=needs_step)
+    try:
         refuse_average_by_name(path)
-    checkpoint = open_checkpoint(path, selection.opening, needs_step=selection.order == "step")
-    if is_average(checkpoint) and not selection.allow_averages:
-        raise SeriesError("was written by belay: it is an average, not a checkpoint", file=path, hint=LEAVE_OUT)
+        checkpoint = open_checkpoint(path, selection.opening, needs_step=needs_step)
+    except BelayError:
+        if _was_written_by_belay(path):  # its record says more than its name does
+            raise _average(path) from None
+        raise
+    if is_average(checkpoint):
+        raise _average(path)
     return checkpoint
+
+
+def _average(path: AnyPath) -> SeriesError:
+    return SeriesError("was written by belay: it is an average, not a checkpoint", file=path, hint=LEAVE_OUT)
+
+
+def _was_written_by_belay(path: AnyPath) -> bool:
+    try:
+        return is_average(open_checkpoint(path, Opening(allow_averages=True, as_it_is=True), needs_step=False))
+    except BelayError:
+        return False
 
 
 def _select(ordered: list[Checkpoint], selection: Selection) -> list[Checkpoint]:

@@ -28,12 +28,13 @@ import typer
 from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
-from belay_cli.cli.commands import BelayCommand, BelayGroup, command
+from belay_cli.cli.commands import BelayCommand, BelayGroup, command, flags_of
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
 from belay_cli.errors import BelayError, UsageError
 from belay_cli.show.console import Console
+from belay_cli.show.log import appendable
 from belay_cli.storage.remote.waiting import heard_by
 
 _COMMANDS = (average, plan, inspect, verify, push)
@@ -138,12 +139,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _log_file(flags: Sequence[str]) -> Path | None:
-    """Where errors are logged too; what is wrong with it is said by the command itself."""
+    """Where errors are logged too; what is wrong with that file is said by the command itself."""
     for flag, value in pairwise([*flags, ""]):
         name, given, joined = flag.partition("=")
         if name == "--log-file" and (joined if given else value):
             path = Path(joined if given else value)
-            return path if os.access(path if path.exists() else path.absolute().parent, os.W_OK) else None
+            with contextlib.suppress(BelayError):
+                appendable(path, "--log-file")
+                return path
     return None
 
 
@@ -156,9 +159,18 @@ def _usage(console: Console, error: typer.TyperException) -> int:
     if not error.format_message() or type(error).__name__ == "NoArgsIsHelpError":
         return 2  # the help was the answer
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "belay"
-    console.error(UsageError(error.format_message().rstrip("."), hint=f"{command} --help"))
+    path = context.command_path if context is not None else "belay"
+    if others := _commands_with(getattr(error, "option_name", None)):
+        message = f"{path.removeprefix('belay ')} has no {error.option_name}; {' and '.join(others)} has"  # type: ignore[attr-defined]
+        console.error(UsageError(message, hint=f"{path} --help"))
+        return 2
+    console.error(UsageError(error.format_message().rstrip("."), hint=f"{path} --help"))
     return 2
+
+
+def _commands_with(flag: str | None) -> list[str]:
+    """The commands that have an option."""
+    return [f"belay {run.__name__}" for run in _COMMANDS if flag is not None and flag in flags_of(run)]
 
 
 def _encode_everything() -> None:

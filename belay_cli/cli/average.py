@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from belay_cli.api import average as averaging
+from belay_cli.api.report import report
 from belay_cli.checkpoints import Selection
 from belay_cli.cli.screen import Checkpoints, Screen, SummedUp
 from belay_cli.errors import UsageError
@@ -17,7 +18,6 @@ from belay_cli.rules import Rule
 from belay_cli.show import pictures
 from belay_cli.show import summary as summaries
 from belay_cli.show.console import Console
-from belay_cli.show.report import report
 
 if TYPE_CHECKING:
     from belay_cli.publish.publication import Publication
@@ -69,16 +69,16 @@ def average(
         belay average run/checkpoint-* -o run-ema --half-life 10%
         belay average run -m belay --half-life 2000steps --dtype bfloat16
     """
-    console = screen.console()
+    console, summary = screen.console(), screen.summary
+    if summary:
+        summaries.ready(summary)
     plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, look_only=dry_run)
     if dry_run:
         _show(console, "average", plan, screen)
         return
-    publication, summary = _publication(publishing, console), screen.summary
+    publication = _publication(publishing, console)
     if publication:
         publication.look()  # what is wrong there is said before the work
-    if summary:
-        summaries.ready(summary)
     console.show_plan(plan, result=False)
     (done,) = averaging.run(plan, console)
     if summary:
@@ -139,7 +139,7 @@ def _show(console: Console, command: str, plan: Plan, screen: Screen) -> None:
 def _draw(console: Console, plan: Plan, path: Path) -> None:
     """The weights as a picture; without matplotlib the table has said the same, and what to install is said."""
     if not pictures.have_matplotlib():
-        console.warn(f"{path} is not drawn: pictures take matplotlib; pip install 'belay-cli[plots]'")
+        console.warn(f"{path} is not drawn: pictures take matplotlib; pip install matplotlib")
         return
     (output,) = plan.outputs
     pictures.draw_coefficients(

@@ -56,12 +56,27 @@ def command(run: Run) -> Run:
     return call
 
 
+def flags_of(run: Run) -> set[str]:
+    """The long names of a command's options."""
+    return {option.flag for parameter in _parameters(run) for option in parameter.options if not option.option.argument}
+
+
+def _share(typed: str) -> str | None:
+    """A percentage as the number that it is."""
+    try:
+        return f"write {float(typed.removesuffix('%')) / 100:g}" if typed.endswith("%") else None
+    except ValueError:
+        return None
+
+
 def _parameters(run: Run) -> Iterator[_Parameter]:
     hints = get_type_hints(run, include_extras=True)
     for name, parameter in inspect.signature(run).parameters.items():
         hint = hints[name]
         if hint is Rule:
-            yield _Parameter(name, (_method(), *rules.options()), _asked)
+            # An option that is not given is not there, so that the methods that do not take it do not see it.
+            options = [option._replace(default=False if option.type is bool else None) for option in rules.options()]
+            yield _Parameter(name, (_method(), *options), _asked)
         elif isinstance(hint, type) and issubclass(hint, Options):
             yield _group(name, hint)
         else:
@@ -121,7 +136,20 @@ def _value(option: Declared, typed: Any) -> Any:
         return not typed
     if isinstance(option.default, tuple):
         return tuple(typed or ())
+    if option.type in _NUMBERS and isinstance(typed, str):
+        return _number(option, typed)
     return typed
+
+
+_NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+
+def _number(option: Declared, typed: str) -> int | float:
+    try:
+        number: int | float = option.type(typed)
+    except ValueError:
+        raise UsageError(f"{option.flag} takes {_NUMBERS[option.type]}, not {typed}", hint=_share(typed)) from None
+    return number
 
 
 def _typed(option: Declared) -> inspect.Parameter:
@@ -137,7 +165,7 @@ def _typed(option: Declared) -> inspect.Parameter:
         info = typer.Option(
             *names,
             help=_help(option),
-            metavar=about.metavar or _metavar(option, kind),
+            metavar=about.metavar or _metavar(option),
             rich_help_panel=option.panel,
             show_default=False,
             autocompletion=_completion(option),
@@ -155,7 +183,7 @@ def _plain(option: Declared) -> Any:
     """The type that Typer converts to: choices are understood later, with other words for them."""
     if get_origin(option.type) is tuple:
         return list[str]
-    if option.choices or get_origin(option.type) in (Union, UnionType):
+    if option.choices or option.type in _NUMBERS or get_origin(option.type) in (Union, UnionType):
         return str
     return option.type
 
@@ -169,12 +197,12 @@ def _help(option: Declared) -> str:
     return text
 
 
-def _metavar(option: Declared, kind: Any) -> str | None:
+def _metavar(option: Declared) -> str | None:
     if option.choices and len("|".join(option.choices)) <= _WIDEST:
         return f"[{'|'.join(option.choices)}]"
     if option.choices:
         return option.name.upper()
-    return {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE"}.get(kind)
+    return {bool: "", int: "N", float: "NUMBER", Path: "FILE"}.get(option.type, "TEXT")
 
 
 def _completion(option: Declared) -> Callable[[str], list[str]] | None:

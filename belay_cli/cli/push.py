@@ -40,6 +40,8 @@ def push(
         belay push belay-average ORG/NAME --eval-results results.json --dry-run
     """
     console = screen.console()
+    if screen.summary:
+        summaries.ready(screen.summary)
     done = published(Path(output), repo_id, destination, eval_results, exclude, console, dry_run=dry_run)
     if screen.summary:
         console.note(summaries.append(screen.summary, summaries.of_push(done)))

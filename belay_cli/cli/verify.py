@@ -41,6 +41,8 @@ def verify(
         belay verify averaged.safetensors --checkpoints ckpts --sample all
     """
     console = screen.console()
+    if screen.summary:
+        summaries.ready(screen.summary)
     found = verified(Path(output), checkpoints, share_of(sample), threads, console)
     if screen.summary:
         console.note(summaries.append(screen.summary, summaries.of_verify(output, found.checks)))

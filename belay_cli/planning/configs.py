@@ -9,6 +9,7 @@ from typing import Any
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.config import read_config
 from belay_cli.checkpoints.weights import inside
+from belay_cli.errors import SeriesError
 from belay_cli.planning.adapters import edited_config
 from belay_cli.planning.options import PlanOptions
 
@@ -65,6 +66,9 @@ def _renamed(value: Any, dtype: str) -> Any:
 def _text(config: Mapping[str, Any]) -> bytes:
     """As transformers writes it; with escapes only where JSON held half a character, which UTF-8 cannot."""
     try:
-        return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
-        return (json.dumps(config, indent=2) + "\n").encode()
+        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        hint = "mend it, or keep its dtype: leave --dtype out"
+        raise SeriesError("a configuration holds NaN or infinity, which are no JSON", hint=hint) from error

@@ -14,7 +14,8 @@ from belay_cli.checkpoints.compare import first_difference
 from belay_cli.checkpoints.metadata import Metadata, agreed_metadata
 from belay_cli.checkpoints.unreadable import refuse_unreadable
 from belay_cli.checkpoints.weights import inside, without
-from belay_cli.errors import CheckpointError, UsageError
+from belay_cli.errors import CheckpointError, InTheWayError, UsageError
+from belay_cli.formats import SUFFIX
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import BY_NAME, DTYPES
 from belay_cli.formats.safetensors import LARGEST_HEADER, METADATA
@@ -33,7 +34,6 @@ from belay_cli.planning.warnings import (
     order_warnings,
     rule_warnings,
     served_twice,
-    standing_warnings,
     tensor_warnings,
 )
 from belay_cli.record import DOCUMENT, PLACEHOLDER, Record, canonical_command, recorded_checkpoints
@@ -70,7 +70,7 @@ def make_plan(
     _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
     kept = _plan_tensors(series, options, {name: axis for pair in updates for axis, name in enumerate(pair)})
-    targets = _find_targets(series, outputs, overwrite=options.overwrite or look_only) if outputs is not None else []
+    targets, standing = _find_targets(series, outputs or [], overwrite=options.overwrite, look_only=look_only)
     placed, shards = lay_out_folders(kept, output_stems(series), _largest_shard(options, targets))
     beside, notes = _companions(series, targets)
     carried, left = _carried(series, kept, options)
@@ -91,14 +91,12 @@ def make_plan(
         carried=carried,
         updates=updates,
         buffers=_plan_buffers(series, options, placed, len(rules)),
-        warnings=(
-            *_warnings(series, planned, placed, beside.outside),
-            *(standing_warnings(targets) if look_only and not options.overwrite else ()),
-        ),
+        warnings=(*_warnings(series, planned, placed, beside.outside), *standing),
     )
     _refuse_long_headers(plan)
-    for target in targets:
-        refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *beside.copied])
+    if not look_only:
+        for target in targets:
+            refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *beside.copied])
     return plan
 
 
@@ -142,11 +140,21 @@ def _refuse_long_headers(plan: Plan) -> None:
                 )
 
 
-def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | None], *, overwrite: bool) -> list[Target]:
+def _find_targets(
+    series: Series, outputs: Sequence[str | os.PathLike[str] | None], *, overwrite: bool, look_only: bool
+) -> tuple[list[Target], list[str]]:
+    """Where outputs go; and, if this is only a look, warnings about what stands there."""
     if any(path is not None and not os.fspath(path) for path in outputs):
         raise UsageError("--output is empty", hint="is a variable of the shell not set?")
-    paths = [default_output(series) if path is None else Path(path) for path in outputs]
-    targets = [find_target(path, series, overwrite=overwrite) for path in paths]
+    targets, standing = [], []
+    for path in [default_output(series) if path is None else Path(path) for path in outputs]:
+        try:
+            targets.append(find_target(path, series, overwrite=overwrite))
+        except InTheWayError as error:
+            if not look_only:
+                raise
+            targets.append(Target(path, path.suffix == SUFFIX))
+            standing.append(f"{error}; belay average will ask: {error.hint}")
     _refuse_same(targets)
     for target in targets:
         if target.is_file and (folders := series.last.weights.parts):
@@ -154,7 +162,7 @@ def _find_targets(series: Series, outputs: Sequence[str | os.PathLike[str] | Non
                 f"{target.path} is one file, and the checkpoints are several models: {listed(list(folders))}",
                 hint=f"write a directory: -o {target.path.stem}",
             )
-    return targets
+    return targets, standing
 
 
 def _companions(series: Series, targets: Iterable[Target]) -> tuple[Companions, list[str]]:

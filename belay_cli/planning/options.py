@@ -82,6 +82,12 @@ class PlanOptions(OutputOptions, RunOptions):
     policies: Policies = field(default_factory=Policies)
     chunk: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a chunk of nothing."""
+        super().__post_init__()
+        if self.chunk is not None and self.chunk < 1:
+            raise UsageError(f"chunk must be 1 or more, not {self.chunk}")
+
     def arguments(self) -> list[str]:
         """The command-line words that the bytes of the tensors depend on."""
         words = [] if self.dtype == "same" else ["--dtype", self.dtype]

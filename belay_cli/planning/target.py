@@ -16,7 +16,7 @@ from belay_cli.checkpoints.arguments import in_home, with_slashes
 from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.checkpoints.weights import inside, without
-from belay_cli.errors import CheckpointError, OutputError, UsageError
+from belay_cli.errors import CheckpointError, InTheWayError, OutputError, UsageError
 from belay_cli.formats import SUFFIX
 from belay_cli.formats.safetensors import WeightFile, read_header
 from belay_cli.formats.shards import is_shard
@@ -127,19 +127,19 @@ def _keep_clear_of_inputs(path: Path, series: Series) -> None:
 
 def _existing_file(path: Path, overwrite: bool) -> Target:
     if not path.is_file() or _written_by_belay(path) is None:
-        raise OutputError("exists, and belay did not write it", file=path, hint=_ELSEWHERE)
+        raise InTheWayError("exists, and belay did not write it", file=path, hint=_ELSEWHERE)
     if not overwrite:
         raise _exists(path)
     return Target(path, True, (path.name,))
 
 
-def _exists(path: Path) -> OutputError:
-    return OutputError("exists", file=path, hint="say --overwrite, or write somewhere else: -o")
+def _exists(path: Path) -> InTheWayError:
+    return InTheWayError("exists", file=path, hint="say --overwrite, or write somewhere else: -o")
 
 
 def _existing_directory(path: Path, overwrite: bool) -> Target:
     if not path.is_dir():
-        raise OutputError("exists and is not a directory", file=path, hint=_ELSEWHERE)
+        raise InTheWayError("exists and is not a directory", file=path, hint=_ELSEWHERE)
     names = (entry.name for entry in path.iterdir())
     entries = sorted(name for name in names if not name.startswith(staging_prefix(path)))
     if not entries:
@@ -161,7 +161,7 @@ def _written_in(path: Path, folder: str) -> set[str]:
     for name in sorted(name for name in names if name.endswith(SUFFIX)):
         file = _written_by_belay(path / name)
         if file is None:
-            raise OutputError(f"holds {name}, which belay did not write", file=path, hint=_ELSEWHERE)
+            raise InTheWayError(f"holds {name}, which belay did not write", file=path, hint=_ELSEWHERE)
         ours |= {name, DOCUMENT, LOCAL, *_recorded_copies(_parsed(file.metadata.get("belay.copies", "")))}
     written = {without(folder, name) for name in ours}
     return ours | {name for name in names if name.endswith(INDEX_SUFFIX) and _is_index_of(path / name, written)}
@@ -221,4 +221,4 @@ def refuse_foreign(target: Target, names: Iterable[str]) -> None:
         return
     for name in names:
         if name not in target.replaced and (target.path / name).exists():
-            raise OutputError(f"holds {name}, which belay did not write", file=target.path, hint=_ELSEWHERE)
+            raise InTheWayError(f"holds {name}, which belay did not write", file=target.path, hint=_ELSEWHERE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.learning_rate import NEAR_ZERO, of_series
@@ -12,7 +12,6 @@ from belay_cli.planning.adapters import apart_warning
 from belay_cli.planning.layout import PlannedTensor
 from belay_cli.planning.policies import AVERAGE, DELTA
 from belay_cli.planning.statistics import statistics_warnings
-from belay_cli.planning.target import Target
 from belay_cli.rules import Float64Array, Rule
 from belay_cli.storage.remote import content_id
 from belay_cli.storage.remote.path import RemotePath
@@ -27,14 +26,15 @@ def rule_warnings(series: Series, rule: Rule, c: Float64Array) -> Iterator[str]:
     if len(series.checkpoints) == 1:
         yield "one checkpoint only: the average is a copy of it"
         return
-    heaviest = int(c.argmax())
-    if c[heaviest] > NEARLY_ONE:
+    heaviest = int(abs(c).argmax())
+    said = list(rule.warnings(series.ticks, series.unit, c))
+    if abs(c[heaviest]) > NEARLY_ONE and not (said and heaviest == count - 1):
         name, mend = series.checkpoints[heaviest].name, rule.mend(series.unit, leans_on_first=heaviest == 0)
         yield f"the average is nearly {name} alone ({c[heaviest]:.1%}); {mend}"
-    elif c[0] > LEANING and c[0] > 2 / count:
+    elif abs(c[0]) > LEANING and abs(c[0]) > 2 / count:
         name, mend = series.checkpoints[0].name, rule.mend(series.unit, leans_on_first=True)
         yield f"the average leans on the first checkpoint, {name} ({c[0]:.1%}); {mend}"
-    yield from rule.warnings(series.ticks, series.unit, c)
+    yield from said
 
 
 def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[str]:
@@ -67,13 +67,6 @@ def left_out_warnings(series: Series) -> Iterator[str]:
     """About weights that lie beside those that are averaged."""
     if series.left_out:
         yield f"{series.last.name} has other weights, which are in no average: {listed(series.left_out)}"
-
-
-def standing_warnings(targets: Iterable[Target]) -> Iterator[str]:
-    """About outputs that stand where a plan would write."""
-    for target in targets:
-        if target.replaced:
-            yield f"{target.path} exists: belay average will ask for --overwrite, or for another place: -o"
 
 
 def differing_notes(names: Sequence[str]) -> Iterator[str]:

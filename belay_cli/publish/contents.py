@@ -48,7 +48,7 @@ def contents(
     existing = _text(own) if own else published_card
     picture = PICTURE if have_matplotlib() else None
     if picture is None:
-        notes.append("the card has text in place of a picture; for one: pip install 'belay-cli[plots]'")
+        notes.append("the card has text in place of a picture; for one: pip install matplotlib")
     text = card(
         record,
         existing=existing,

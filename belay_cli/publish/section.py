@@ -115,7 +115,6 @@ def _made(average: Record) -> str:
 def _checking(repo: str) -> list[str]:
     directory = repo.split("/")[-1]
     return [
-        "pip install belay-cli",
         f"hf download {repo} --local-dir {directory}",
         f"belay verify {directory} --checkpoints RUN",
     ]

@@ -1,15 +1,16 @@
 """Rules: ticks in, float64 coefficients out. numpy only; knows nothing of files or tensors.
 
-rule        what the rest of the program knows of a rule, whichever it is
-ema         the exponential moving average, with or without inertia
-belay       the spring that pulls both ends
-spring      the dynamics of both as coefficients
-recursion   the same, tick by tick on the weights: the second definition
-debiased    the EMA without its initial state
-asked       the options of both
-half_life   half-lives as people write them
-damping     damping ratio and inertia
-summary     mean lag, effective number of checkpoints
+rule             what the rest of the program knows of a rule, whichever it is
+ema              the exponential moving average, with or without inertia
+belay            the spring that pulls both ends
+spring           what both come to for one series
+spring_options   the options of both
+dynamics         the damped spring as coefficients
+recursion        the same, tick by tick on the weights: the second definition
+debiased         the EMA without its initial state
+half_life        half-lives as people write them
+damping          damping ratio and inertia
+summary          mean lag, effective number of checkpoints
 
 A new rule is a file with a subclass of `Rule`, and its line in `METHODS`.
 """
@@ -56,7 +57,11 @@ def asked(method: str | Rule, given: Mapping[str, Any] | None = None) -> Rule:
     """
     given = {name: value for name, value in (given or {}).items() if value is not None and value is not False}
     if isinstance(method, Rule):
+        if given:
+            raise UsageError(f"{flag(next(iter(given)))} is given beside a rule", hint="give it to the rule itself")
         return method
+    if isinstance(method, type) and issubclass(method, Rule):
+        raise UsageError(f"{method.__name__} is the class of a rule", hint=f"write {method.__name__}()")
     method = one_of("--method", method, tuple(METHODS))
     takes = {option.name for option in declared_in(METHODS[method])}
     for name in given:
@@ -70,11 +75,12 @@ def asked(method: str | Rule, given: Mapping[str, Any] | None = None) -> Rule:
 
 
 def options() -> list[Declared]:
-    """The options of all methods; one that several take is there once."""
+    """The options of all methods; one that several take is there once, and is the same for all of them."""
     found: dict[str, Declared] = {}
     for rule in METHODS.values():
         for option in declared_in(rule):
-            found.setdefault(option.name, option)
+            if (same := found.setdefault(option.name, option)) != option:
+                raise TypeError(f"two methods declare {option.flag} in two ways: {same} and {option}")
     return list(found.values())
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from belay_cli.errors import UsageError
 from belay_cli.options import Option
-from belay_cli.rules.asked import SpringOptions
 from belay_cli.rules.spring import Spring
+from belay_cli.rules.spring_options import SpringOptions
 
 
 @dataclass(frozen=True)

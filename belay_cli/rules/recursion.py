@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from belay_cli.rules.dynamics import Dynamics
 from belay_cli.rules.rule import Float64Array
-from belay_cli.rules.spring import Dynamics
 
 _TICK_BY_TICK = 4096
 

@@ -28,6 +28,15 @@ class Verification(Shown):
         return all(check.status == HELD for check in self.checks)
 
     @property
+    def ok(self) -> bool:
+        """Whether it is verified."""
+        return self.verified
+
+    def __bool__(self) -> bool:
+        """Whether it is verified."""
+        return self.verified
+
+    @property
     def error(self) -> BelayError | None:
         """The first check that failed, else the first that was not made; None if all held."""
         if self.verified:

@@ -79,9 +79,9 @@ class Console:
         """The tables of a plan: the result of `belay plan`, an announcement of `belay average`."""
         screen = self._out if result else self._err
         if self._shows:
-            _print(screen, plan_lines(plan, width=_width(screen), unicode=_unicode(screen)))
+            _print(screen, plan_lines(plan, plan.outputs, width=_width(screen), unicode=_unicode(screen)))
         if not result:
-            self._write_log(plan_lines(plan, width=None, unicode=True))
+            self._write_log(plan_lines(plan, plan.outputs, width=None, unicode=True))
         for note in plan.series.notes:
             self.note(note)
         for warning in plan.warnings:
@@ -160,6 +160,7 @@ def _print(
     parts = [part for line in lines for part in fold(line, width, hang)]
     if parts:
         screen.print(Text("\n").join(parts), soft_wrap=True)
+        screen.file.flush()  # stdout and stderr may be one pipe, and what is said first comes first
 
 
 def error_json(error: BelayError) -> dict[str, Any]:

@@ -9,9 +9,30 @@ from pathlib import Path
 
 from belay_cli.errors import OutputError
 
+_LOOKED_AT = 4096  # bytes
+_NO_LOGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".yaml", ".yml", ".py", ".png", ".svg")
+
 
 def _here() -> datetime:
     return datetime.now().astimezone()
+
+
+def appendable(path: Path, flag: str) -> None:
+    """Make the file if it is not there. Raises OutputError if it cannot be appended to, or is not text that grows.
+
+    A checkpoint or a configuration that is named by mistake would be ruined by one line more.
+    """
+    hint = f"give another file: {flag}"
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            begins = file.read(_LOOKED_AT)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", file=path, hint=hint) from error
+    if b"\0" in begins or begins.lstrip()[:1] in (b"{", b"[") or path.suffix.lower() in _NO_LOGS:
+        if not begins:
+            path.unlink()  # it is there only since it was opened
+        raise OutputError("is no text that lines can be added to", file=path, hint=hint)
 
 
 class Log:
@@ -22,11 +43,7 @@ class Log:
 
     def __init__(self, path: Path, now: Callable[[], datetime] = _here) -> None:
         self._path, self._now, self._lock = path, now, threading.Lock()
-        try:
-            path.open("a").close()
-        except OSError as error:
-            hint = "write it somewhere else: --log-file"
-            raise OutputError(f"cannot be written: {error.strerror}", file=path, hint=hint) from error
+        appendable(path, "--log-file")
 
     def write(self, text: str) -> None:
         """Append the lines of a text, but for empty ones."""

@@ -49,6 +49,15 @@ def ready(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path} is no name for a picture", hint="end it with .png or .svg")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise OutputError("exists", file=path, hint="say --overwrite, or draw somewhere else: --plot")
+    if path.exists() and not _is_picture(path):
+        raise OutputError("exists, and is no picture", file=path, hint="draw somewhere else: --plot")
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether what stands there is of the kind that its name says."""
+    with path.open("rb") as file:
+        begins = file.read(16)
+    return begins.startswith(b"\x89PNG" if _form(path) == "png" else (b"<?xml", b"<svg")) or not begins
 
 
 def _form(path: Path) -> str:
@@ -77,7 +86,7 @@ def _render(
     form: str, ticks: Sequence[int], coefficients: Sequence[float], unit: str, title: str, mean_lag: float
 ) -> bytes:
     if not have_matplotlib():
-        raise UsageError("a picture needs matplotlib, which is not installed", hint="pip install 'belay-cli[plots]'")
+        raise UsageError("a picture needs matplotlib, which is not installed", hint="pip install matplotlib")
     with _settings():
         figure = _panel()
         axes = figure.add_axes((0.1, 0.205, 0.865, 0.615))

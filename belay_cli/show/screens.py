@@ -19,16 +19,21 @@ from belay_cli.show.styles import DONE, ERROR, STRONG
 from belay_cli.show.tables import columns, weight_rows
 
 
-def plan_lines(plan: Plan, *, width: int | None, unicode: bool) -> Iterator[Text]:
-    """Everything a person must know to trust the average, in the order in which it matters."""
+def plan_lines(
+    plan: Plan, outputs: Sequence[PlannedOutput], device: str | None = None, *, width: int | None, unicode: bool
+) -> Iterator[Text]:
+    """Everything a person must know to trust averages of a plan, in the order in which it matters.
+
+    device: what it ran on, if it ran.
+    """
     yield _headed(sentences.series_line(plan, _longest(width)), plan.series.name)
-    for output in plan.outputs:
+    for output in outputs:
         if len(plan.outputs) > 1:
             yield Text()
             place = output.target.path if output.target else "in memory"
             yield Text(words.printable(str(place)), style=STRONG)
         yield from _rule_lines(plan, output, width, unicode)
-    yield Text(sentences.work_line(plan))
+    yield Text(sentences.work_line(plan, device))
 
 
 def _rule_lines(plan: Plan, output: PlannedOutput, width: int | None, unicode: bool) -> Iterator[Text]:
@@ -62,14 +67,15 @@ def average_lines(
     if why := record.rule.remark(record.ticks, np.array(record.coefficients)):
         yield Text(f"  {why}")
     yield Text()
-    rows = [(name, words.size(size), wrong or "whole") for name, size, wrong in files]
+    rows = [(name, words.size(size), wrong or "there") for name, size, wrong in files]
     for line, (_, _, wrong) in zip(
         columns([("file", "size", ""), *rows], width=width, unicode=unicode), [("", 0, ""), *files], strict=True
     ):
         line.stylize(ERROR if wrong else "")
         yield line
     yield Text()
-    yield Text(f"check every byte: belay verify {shlex.quote(name)}")
+    where = " --checkpoints RUN" if name.endswith(".safetensors") else ""  # a file does not know where they lay
+    yield Text(f"check every byte: belay verify {shlex.quote(name)}{where}")
 
 
 def _longest(width: int | None) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from belay_cli import words
 from belay_cli.planning import Plan
 from belay_cli.show.described import overview
+from belay_cli.show.log import appendable
 from belay_cli.show.markdown import code, table
 from belay_cli.show.report import PushReport, Report
 from belay_cli.verification import FAILED, HELD, Check
@@ -16,8 +17,8 @@ _MARKS = {HELD: "✅", FAILED: "❌"}
 
 
 def ready(path: Path) -> None:
-    """Raise OSError if the file cannot be appended to, before there is anything to say."""
-    path.open("a").close()
+    """Raise OutputError if the file cannot be appended to, before there is anything to say."""
+    appendable(path, "--summary")
 
 
 def append(path: Path, lines: Sequence[str]) -> str:

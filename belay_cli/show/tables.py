@@ -46,7 +46,7 @@ def weight_rows(
     yield Text(f"  {padded(heading, room)}   weight", style=STRONG)
     shown = shorten_all([label for label, _ in rows], room, "…" if unicode else "..")
     for label, (_, weight) in zip(shown, rows, strict=True):
-        blocks = bar(abs(weight) / heaviest * longest, unicode)
+        blocks = bar(abs(weight) / heaviest * longest, unicode, negative=weight < 0)
         yield Text.assemble(f"  {padded(label, room)}  {weight:6.1%}  ", (blocks, NEGATIVE if weight < 0 else BAR))
     if any(first != last for first, last in (groups[0], groups[-1])):
         yield Text(f"  first checkpoint {coefficients[0]:.1%}, last {coefficients[-1]:.1%}")
@@ -74,10 +74,12 @@ def group_rows(coefficients: Sequence[float]) -> list[tuple[int, int]]:
     return rows + [(start, min(start + each, count) - 1) for start in starts]
 
 
-def bar(columns: float, unicode: bool) -> str:
-    """A bar as long as so many columns, to an eighth of one."""
+def bar(columns: float, unicode: bool, *, negative: bool = False) -> str:
+    """A bar as long as so many columns, to an eighth of one; of a negative weight a lighter one, to a whole one."""
     if not unicode:
-        return "#" * round(columns)
+        return "-#"[not negative] * round(columns)
+    if negative:
+        return "░" * max(1, round(columns))
     eighths = round(columns * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 

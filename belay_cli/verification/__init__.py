@@ -16,12 +16,22 @@ from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.errors import BelayError
-from belay_cli.verification.alone import check_alone, recorded, whole_record
+from belay_cli.verification.alone import check_alone, check_headers, recorded, whole_record
 from belay_cli.verification.checks import FAILED, HELD, NOT_CHECKED, Check, Counter, Progress
 from belay_cli.verification.inputs import recorded_inputs
 from belay_cli.verification.values import check_values
 
-__all__ = ["FAILED", "HELD", "NOT_CHECKED", "Check", "check_alone", "check_output", "recorded", "whole_record"]
+__all__ = [
+    "FAILED",
+    "HELD",
+    "NOT_CHECKED",
+    "Check",
+    "check_alone",
+    "check_headers",
+    "check_output",
+    "recorded",
+    "whole_record",
+]
 
 
 def check_output(

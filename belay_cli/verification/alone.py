@@ -29,14 +29,16 @@ def check_alone(
     Raises CheckpointError if it cannot be read at all, or has no record.
     """
     average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
+    records, (structure, record, coefficients) = check_headers(average)
+    digests = _check_digests(average, records, threads, Counter(average, progress))
+    return average, records, [structure, record, digests, coefficients]
+
+
+def check_headers(average: Checkpoint) -> tuple[list[Record], tuple[Check, Check, Check]]:
+    """What can be checked without reading a weight: files, record, coefficients. Raises CheckpointError."""
     records = [read_record(file.metadata, str(file.path)) for file in average.files]
-    checks = [
-        _check_structure(average, records[0]),
-        _check_record(average, records),
-        _check_digests(average, records, threads, Counter(average, progress)),
-        _check_coefficients(records[0]),
-    ]
-    return average, records, checks
+    first = records[0]
+    return records, (_check_structure(average, first), _check_record(average, records), _check_coefficients(first))
 
 
 def recorded(output: Path) -> Record | None:

@@ -99,7 +99,7 @@ def test_every_wrong_call_is_found(checked: dict[str, str]) -> None:
     ],
 )
 def test_keywords_are_the_fields_of_the_groups(keywords: Any, groups: list[Any]) -> None:
-    wanted = {}
+    wanted: dict[str, Any] = {}
     for group in groups:
         hints = get_type_hints(group)
         wanted |= {field.name: hints[field.name] for field in fields(group) if field.name != "policies"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -58,20 +59,23 @@ FACTORS = [
 ]
 
 
-def tensors(**shapes):
+def tensors(**shapes: Any) -> dict[str, Tensor]:
     return {name: Tensor(name, "F32", tuple(shape), 0, 4) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(("a", "b"), FACTORS)
-def test_both_factors_are_known_and_belong_together(a, b):
+def test_both_factors_are_known_and_belong_together(a: str, b: str) -> None:
     one, other = factor_of(a), factor_of(b)
+    assert one is not None and other is not None
     assert (one.is_a, other.is_a) == (True, False)
     assert one.update == other.update
     assert kind_by_names(dict.fromkeys((a, b))) is None
 
 
-def test_factors_of_two_updates_do_not_belong_together():
-    updates = {factor_of(name).update for pair in FACTORS for name in pair}
+def test_factors_of_two_updates_do_not_belong_together() -> None:
+    factors = [factor_of(name) for pair in FACTORS for name in pair]
+    updates = {factor and factor.update for factor in factors}
+    assert None not in updates
     assert len(updates) == len(FACTORS)
 
 
@@ -93,7 +97,7 @@ def test_factors_of_two_updates_do_not_belong_together():
         "ia3_l",  # scales activations: linear
     ],
 )
-def test_what_is_no_factor(name):
+def test_what_is_no_factor(name: str) -> None:
     assert factor_of(name) is None
     assert not needs_choice(name)
 
@@ -120,26 +124,30 @@ def test_what_is_no_factor(name):
         (["m", "q.weight", "q.magnitude"], None),
     ],
 )
-def test_the_kinds_that_are_no_product(names, kind):
+def test_the_kinds_that_are_no_product(names: list[str], kind: str | None) -> None:
     assert kind_by_names(dict.fromkeys(names)) == kind
 
 
 @pytest.mark.parametrize(("a", "b"), [([2, 6], [5, 2]), ([2, 5], [5, 2]), ([4, 4], [4, 4]), ([1, 3], [5, 1])])
-def test_loralib_stores_a_as_rank_by_inputs(a, b):
-    assert pairs_in(tensors(**{"q.lora_A": a, "q.lora_B": b}), None) == (Pair("q.lora_A", "q.lora_B"),)
+def test_loralib_stores_a_as_rank_by_inputs(a: list[int], b: list[int]) -> None:
+    assert pairs_in(tensors(**{"q.lora_A": a, "q.lora_B": b}), NOWHERE) == (Pair("q.lora_A", "q.lora_B"),)
 
 
 @pytest.mark.parametrize(("a", "b"), [([6, 2], [2, 5]), ([5, 2], [2, 5]), ([4, 4], [4, 4]), ([3, 1], [1, 3])])
-def test_mlx_stores_a_as_inputs_by_rank(a, b):
-    assert pairs_in(tensors(**{"q.lora_a": a, "q.lora_b": b}), None) == (Pair("q.lora_b", "q.lora_a"),)
+def test_mlx_stores_a_as_inputs_by_rank(a: list[int], b: list[int]) -> None:
+    assert pairs_in(tensors(**{"q.lora_a": a, "q.lora_b": b}), NOWHERE) == (Pair("q.lora_b", "q.lora_a"),)
 
 
-def test_shapes_that_go_together_one_way_only_decide_it():
-    assert pairs_in(tensors(**{"q.lora_a": [2, 6], "q.lora_b": [5, 2]}), None) == (Pair("q.lora_a", "q.lora_b"),)
+def test_shapes_that_go_together_one_way_only_decide_it() -> None:
+    assert pairs_in(tensors(**{"q.lora_a": [2, 6], "q.lora_b": [5, 2]}), NOWHERE) == (Pair("q.lora_a", "q.lora_b"),)
 
 
 class At:
     path = "x.safetensors"
+
+
+AT: Any = At()
+NOWHERE: Any = None  # the checkpoint is asked for its name only by errors
 
 
 @pytest.mark.parametrize(
@@ -156,9 +164,9 @@ class At:
         (("q.lora_A.weight", "q.lora_B.weight"), [0, 6], [5, 0]),
     ],
 )
-def test_factors_of_no_product_are_refused_by_name(names, a, b):
+def test_factors_of_no_product_are_refused_by_name(names: tuple[str, str], a: list[int], b: list[int]) -> None:
     with pytest.raises(SeriesError) as raised:
-        pairs_in(tensors(**dict(zip(names, (a, b), strict=True))), At())
+        pairs_in(tensors(**dict(zip(names, (a, b), strict=True))), AT)
     assert str(raised.value) == (
         f"x.safetensors: {names[0]!r} and {names[1]!r} are no factors of one product (experts, or a grouped "
         "convolution?)"
@@ -166,9 +174,9 @@ def test_factors_of_no_product_are_refused_by_name(names, a, b):
     assert raised.value.hint == "merge each adapter into its model and average the models, or --lora factors"
 
 
-def test_one_factor_alone_is_refused():
+def test_one_factor_alone_is_refused() -> None:
     with pytest.raises(SeriesError, match=r"holds 'q\.lora_up\.weight' without the other factor"):
-        pairs_in(tensors(**{"q.lora_up.weight": [2, 2]}), At())
+        pairs_in(tensors(**{"q.lora_up.weight": [2, 2]}), AT)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_one_factor_alone_is_refused():
         "." * 500_000 + "lora_",
     ],
 )
-def test_hostile_names_take_no_time(name):
+def test_hostile_names_take_no_time(name: str) -> None:
     start = time.perf_counter()
     factor_of(name)
     needs_choice(name)

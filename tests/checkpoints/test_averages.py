@@ -31,12 +31,12 @@ NO_AVERAGES = (
 
 
 @pytest.mark.parametrize(("what", "stem"), [(w, stem) for w, stems in AVERAGES.items() for stem in stems.split()])
-def test_averages(what, stem):
+def test_averages(what: str, stem: str) -> None:
     assert average_by_name(stem) == what
 
 
 @pytest.mark.parametrize("stem", NO_AVERAGES.split())
-def test_no_averages(stem):
+def test_no_averages(stem: str) -> None:
     assert average_by_name(stem) is None
 
 
@@ -47,12 +47,12 @@ def test_no_averages(stem):
         "step_5_ema_0.9999 modelEMA EMAModel_9 EmaModel_9 emaweights_9 v1-5-pruned-emaonly ema ema2"
     ),
 )
-def test_emas(stem):
+def test_emas(stem: str) -> None:
     assert ema_by_name(stem) == "an EMA by its name"
 
 
 @pytest.mark.parametrize(
     "stem", words("schema cinema gemma schema_1 gemma-2b emanuel hEMAtology sd-nonema-pruned model_no_ema pre-ema x")
 )
-def test_no_emas(stem):
+def test_no_emas(stem: str) -> None:
     assert ema_by_name(stem) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from belay_cli import average
 from belay_cli.checkpoints import companions as module
 from belay_cli.checkpoints.companions import SECRET_NAMES, Companions, companions, is_companion
 from belay_cli.publish.bundle import bundle
-from tests.conftest import make_run
+from tests.conftest import Ran, make_run
 
 NEEDED = [
     *("config.json", "tokenizer.json", "vocab.txt", "merges.txt", "chat_template.jinja", "modeling.py"),
@@ -51,12 +52,12 @@ def write(directory: Path, names: list[str], text: str = "x") -> None:
         (directory / name).write_text(text)
 
 
-def test_companions_are_what_a_loader_needs(tmp_path):
+def test_companions_are_what_a_loader_needs(tmp_path: Path) -> None:
     write(tmp_path, NEEDED + OF_THE_TRAINER)
     assert companions(tmp_path) == Companions(sorted(NEEDED), [], [])
 
 
-def test_what_a_loader_might_miss_is_named_and_not_copied(tmp_path):
+def test_what_a_loader_might_miss_is_named_and_not_copied(tmp_path: Path) -> None:
     write(tmp_path, ["config.json", "lang.fst", "speakers.lst", "cuda_kernel.cu", "nlp/hf_token.json", *SECRET[:1]])
     found = companions(tmp_path)
     assert found.copied == ["config.json"]
@@ -65,59 +66,59 @@ def test_what_a_loader_might_miss_is_named_and_not_copied(tmp_path):
     assert found.notes == [f"{', '.join(found.missed)} are not copied: copy by hand what a loader needs"]
 
 
-def test_a_note_names_five_files_and_counts_the_rest(tmp_path):
+def test_a_note_names_five_files_and_counts_the_rest(tmp_path: Path) -> None:
     write(tmp_path, [f"{letter}.fst" for letter in "abcdefgh"])
     (note,) = companions(tmp_path).notes
     names = "a.fst, b.fst, c.fst, d.fst, e.fst and 3 more"
     assert note == f"{names} are not copied: copy by hand what a loader needs"
 
 
-def test_one_file_is_not_copied(tmp_path):
+def test_one_file_is_not_copied(tmp_path: Path) -> None:
     write(tmp_path, ["a.fst"])
     assert companions(tmp_path).notes == ["a.fst is not copied: copy by hand what a loader needs"]
 
 
 @pytest.mark.parametrize("name", SECRET)
-def test_a_secret_by_its_name_is_never_copied(tmp_path, name):
+def test_a_secret_by_its_name_is_never_copied(tmp_path: Path, name: str) -> None:
     write(tmp_path, [name])
     assert companions(tmp_path) == Companions([], [], [f"{name} (a secret by its name)"])
 
 
 @given(st.sampled_from(SECRET), st.sampled_from(["", "my_", "hf-", "a.b."]), st.booleans())
-def test_no_form_of_a_secret_is_a_companion(name, before, upper):
+def test_no_form_of_a_secret_is_a_companion(name: str, before: str, upper: bool) -> None:
     name = before + name if name != "id_rsa" and name != "auth.json" else name
     assert not is_companion(name.upper() if upper else name)
 
 
 @given(st.text(alphabet="-_.abtokensvcmr", max_size=255))
-def test_no_name_is_a_companion_and_a_secret(name):
+def test_no_name_is_a_companion_and_a_secret(name: str) -> None:
     assert not (is_companion(name) and SECRET_NAMES.fullmatch(name))
 
 
 @pytest.mark.parametrize("part", ["vocab-", "vocab_.", "token.", "dict.txt.", "log_.", "service_account"])
-def test_names_of_any_length_are_decided_at_once(part):
+def test_names_of_any_length_are_decided_at_once(part: str) -> None:
     name = (part * 255)[:254] + "!"
     assert (is_companion(name), SECRET_NAMES.fullmatch(name)) == (False, None)
 
 
-def test_the_weights_are_never_missed(tmp_path):
+def test_the_weights_are_never_missed(tmp_path: Path) -> None:
     write(tmp_path, ["mp_00", "config.json"])
     assert companions(tmp_path, {"mp_00"}) == Companions(["config.json"], [], [])
 
 
-def test_a_huge_file_is_data_and_is_not_copied(tmp_path):
+def test_a_huge_file_is_data_and_is_not_copied(tmp_path: Path) -> None:
     write(tmp_path, ["config.json", "dataset.json"])
     os.truncate(tmp_path / "dataset.json", module.LARGEST + 1)
     os.truncate(tmp_path / "config.json", module.LARGEST)
     assert companions(tmp_path) == Companions(["config.json"], [], ["dataset.json (over 100 MB)"])
 
 
-def test_a_name_of_any_characters_is_one_line(tmp_path):
+def test_a_name_of_any_characters_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, ["a\nb\x1b[2J.fst"])
     assert companions(tmp_path).missed == [r"'a\nb\x1b[2J.fst'"]
 
 
-def test_a_link_out_of_a_directory_is_not_followed(tmp_path):
+def test_a_link_out_of_a_directory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("x")
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -127,7 +128,7 @@ def test_a_link_out_of_a_directory_is_not_followed(tmp_path):
     assert companions(checkpoint) == Companions(["link.json", "real.json"], ["config.yaml"], [])
 
 
-def test_the_cache_of_the_hub_is_followed(tmp_path):
+def test_the_cache_of_the_hub_is_followed(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--o--n/snapshots/abc"
     snapshot.mkdir(parents=True)
     blob = tmp_path / "models--o--n/blobs/123"
@@ -148,7 +149,7 @@ def lit_run(directory: Path) -> Path:
     return directory
 
 
-def test_configurations_of_other_libraries_go_with_the_average(tmp_path, belay):
+def test_configurations_of_other_libraries_go_with_the_average(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("average", lit_run(tmp_path / "out"), "-o", "avg", "--json")
     assert ran.code == 0
     copied = ["hyperparameters.yaml", "model_config.yaml", "tokenizer.model"]
@@ -163,7 +164,7 @@ def test_configurations_of_other_libraries_go_with_the_average(tmp_path, belay):
     assert notes == []
 
 
-def test_an_overwrite_replaces_its_copies_and_no_file_of_yours(tmp_path, belay):
+def test_an_overwrite_replaces_its_copies_and_no_file_of_yours(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     run = lit_run(tmp_path / "out")
     assert belay("average", run, "-o", "avg", "-q").code == 0
     Path("avg/mine.yaml").write_text("mine")
@@ -175,7 +176,7 @@ def test_an_overwrite_replaces_its_copies_and_no_file_of_yours(tmp_path, belay):
     assert Path("avg/mine.yaml").read_text() == "mine"
 
 
-def test_a_file_of_yours_stops_a_copy_of_that_name(tmp_path, belay):
+def test_a_file_of_yours_stops_a_copy_of_that_name(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     Path("avg").mkdir()
     run = lit_run(tmp_path / "out")
     assert belay("average", run, "-o", "avg", "-q").code == 0
@@ -186,19 +187,19 @@ def test_a_file_of_yours_stops_a_copy_of_that_name(tmp_path, belay):
     assert ran.err.startswith("belay: avg: holds new.yaml, which belay did not write\n")
 
 
-def test_checkpoints_given_as_files_take_nothing_with_them(tmp_path):
+def test_checkpoints_given_as_files_take_nothing_with_them(tmp_path: Path) -> None:
     files = sorted(lit_run(tmp_path / "out").glob("*/lit_model.pth"))
     report = average(files, "avg", order="given")
     assert (sorted(path.name for path in Path("avg").iterdir() if path.suffix == ".yaml"), report.notes) == ([], [])
 
 
-def test_a_file_as_output_takes_nothing_with_it(tmp_path):
+def test_a_file_as_output_takes_nothing_with_it(tmp_path: Path) -> None:
     report = average([make_run(tmp_path / "run")], "avg.safetensors")
     assert [file.path for file in report.files] == ["avg.safetensors"]
     assert not any("not copied" in note for note in report.notes)
 
 
-def test_configurations_above_a_folder_of_weights_are_named(tmp_path):
+def test_configurations_above_a_folder_of_weights_are_named(tmp_path: Path) -> None:
     for step in (100, 200):
         inner = tmp_path / f"run/checkpoint-{step}/model"
         inner.mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +14,11 @@ from belay_cli.errors import CheckpointError
 from tests.conftest import make_run, shard, tensors
 
 
-def variant_shards(directory, stem, variant, old=False):
+def variant_shards(directory: Path, stem: str, variant: str, old: bool = False) -> Path:
     """Shards of a variant as diffusers and transformers write them: only the index has the variant last."""
     parts = tensors(1, torch.float16)
     split = [{k: parts.pop(k) for k in ("embed.weight", "seen")}, parts]
-    owners = {}
+    owners: dict[str, str] = {}
     for number, part in enumerate(split, 1):
         count = f"{number:05d}-of-00002"
         name = f"{stem}-{count}.{variant}.safetensors" if old else f"{stem}.{variant}-{count}.safetensors"
@@ -30,7 +31,7 @@ def variant_shards(directory, stem, variant, old=False):
 
 @pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model"])
 @pytest.mark.parametrize("old", [False, True])
-def test_the_shards_of_a_variant(tmp_path, stem, old):
+def test_the_shards_of_a_variant(tmp_path: Path, stem: str, old: bool) -> None:
     index = variant_shards(tmp_path, stem, "fp16", old)
     only = open_checkpoint(tmp_path)
     assert only.weights.stem == f"{stem}.fp16"
@@ -43,14 +44,14 @@ def test_the_shards_of_a_variant(tmp_path, stem, old):
     assert both.notes == (f"takes {stem}.safetensors, not {index.name}",)
 
 
-def test_a_variant_whose_index_is_gone(tmp_path):
+def test_a_variant_whose_index_is_gone(tmp_path: Path) -> None:
     variant_shards(tmp_path, "model", "bf16").unlink()
     save_file(tensors(), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"holds shards of model.bf16.safetensors but no"):
         open_checkpoint(tmp_path)
 
 
-def test_sharded_weights_beside_the_shards_of_their_variant(tmp_path):
+def test_sharded_weights_beside_the_shards_of_their_variant(tmp_path: Path) -> None:
     whole = tensors()
     shard(tmp_path, [{"embed.weight": whole.pop("embed.weight")}, whole])
     variant_shards(tmp_path, "model", "fp16")
@@ -59,7 +60,7 @@ def test_sharded_weights_beside_the_shards_of_their_variant(tmp_path):
     assert found.notes == ("takes model.safetensors.index.json, not model.safetensors.index.fp16.json",)
 
 
-def test_two_variants_alone_are_asked_about(tmp_path):
+def test_two_variants_alone_are_asked_about(tmp_path: Path) -> None:
     for variant in ("fp16", "bf16"):
         variant_shards(tmp_path, "model", variant)
     with pytest.raises(CheckpointError, match="holds 2 sets of weights") as error:
@@ -67,7 +68,7 @@ def test_two_variants_alone_are_asked_about(tmp_path):
     assert error.value.hint == "leave the one to be averaged in the directory, and move the others away"
 
 
-def test_a_single_variant_is_noted(tmp_path):
+def test_a_single_variant_is_noted(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "model.safetensors")
     save_file(tensors(0, torch.float16), tmp_path / "model.fp16.safetensors")
     assert open_checkpoint(tmp_path).notes == ("takes model.safetensors, not model.fp16.safetensors",)
@@ -77,7 +78,7 @@ STATES = ["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_st
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_the_state_of_deepspeed_inside_a_checkpoint(tmp_path, state):
+def test_the_state_of_deepspeed_inside_a_checkpoint(tmp_path: Path, state: str) -> None:
     run = make_run(tmp_path / "run", steps=(100, 200))
     for step in (100, 200):
         inside = run / f"checkpoint-{step}/global_step{step}"
@@ -91,7 +92,7 @@ def test_the_state_of_deepspeed_inside_a_checkpoint(tmp_path, state):
 
 
 @pytest.mark.parametrize("name", ["consolidated.safetensors", "unet/diffusion_pytorch_model.safetensors"])
-def test_other_weights_beside_the_state_of_deepspeed(tmp_path, name):
+def test_other_weights_beside_the_state_of_deepspeed(tmp_path: Path, name: str) -> None:
     for step in (100, 200):
         checkpoint = tmp_path / f"checkpoint-{step}"
         (checkpoint / f"global_step{step}").mkdir(parents=True)
@@ -101,14 +102,14 @@ def test_other_weights_beside_the_state_of_deepspeed(tmp_path, name):
     assert find_series(sorted(tmp_path.glob("checkpoint-*"))).ticks == (100, 200)
 
 
-def test_the_state_of_deepspeed_alone_is_said(tmp_path):
+def test_the_state_of_deepspeed_alone_is_said(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-100/global_step100").mkdir(parents=True)
     (tmp_path / "checkpoint-100/global_step100" / STATES[0]).write_bytes(b"")
     with pytest.raises(CheckpointError, match="holds shards of DeepSpeed ZeRO"):
         find_series([tmp_path / "checkpoint-100"])
 
 
-def test_a_run_with_its_final_model_on_top(tmp_path):
+def test_a_run_with_its_final_model_on_top(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=(100, 200))
     save_file(tensors(9), run / "model.safetensors")
     series = find_series([run])

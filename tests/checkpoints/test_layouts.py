@@ -38,7 +38,7 @@ def as_sharded_safetensors(step: int, saved: Tensors) -> None:
 def as_sharded_bin(step: int, saved: Tensors) -> None:
     directory = Path(f"run/step-{step}")
     directory.mkdir()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate(halves(saved), 1):
         name = f"pytorch_model-{number:05d}-of-00002.bin"
         torch.save(part, directory / name)

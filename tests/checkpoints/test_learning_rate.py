@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import TrainerState
 
 from belay_cli.checkpoints import find_series
 from belay_cli.checkpoints.learning_rate import LearningRate, in_root, in_trainer_state, of_series
-from tests.conftest import make_run, tensors
+from tests.conftest import Ran, make_run, tensors
 
 FALLEN = (
     "averaging will hardly help: the learning rate has fallen to {} from {} ({}), so the last checkpoints are nearly "
@@ -33,7 +35,7 @@ def log(run: Path, steps: range = range(10, 401, 10)) -> None:
         TrainerState(global_step=step, log_history=history).save_to_json(str(checkpoint / "trainer_state.json"))
 
 
-def test_the_log_of_a_trainer(tmp_path, belay):
+def test_the_log_of_a_trainer(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     run = make_run(tmp_path / "run")
     log(run)
     said = FALLEN.format("0", "0.000292", "recorded in trainer_state.json")
@@ -65,7 +67,9 @@ def trained(steps: int, of: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_
         ("optimizer", lambda optimizer, scheduler: optimizer.state_dict()),
     ],
 )
-def test_schedulers_and_optimizers_of_torch(tmp_path, belay, key, states):
+def test_schedulers_and_optimizers_of_torch(
+    tmp_path: Path, belay: Callable[..., Ran], key: str, states: Callable[..., Any]
+) -> None:
     for step in (25, 50, 97):
         save(tmp_path / f"step_{step}.ckpt", step, **{key: states(*trained(step, 100))})
     last = 1e-3 * (1 + math.cos(math.pi * 97 / 100)) / 2
@@ -74,7 +78,7 @@ def test_schedulers_and_optimizers_of_torch(tmp_path, belay, key, states):
     assert "learning rate" not in belay("plan", tmp_path, "--to-step", 50).err
 
 
-def test_a_rate_that_stays_high_is_not_mentioned(tmp_path, belay):
+def test_a_rate_that_stays_high_is_not_mentioned(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (25, 50, 90):
         save(tmp_path / f"step_{step}.ckpt", step, lr_schedulers=[trained(step, 100)[1].state_dict()])
     assert "learning rate" not in belay("plan", tmp_path).err
@@ -92,25 +96,25 @@ def test_a_rate_that_stays_high_is_not_mentioned(tmp_path, belay):
         {"optimizer": tensors()["embed.weight"]},
     ],
 )
-def test_what_is_no_rate_is_none(root):
+def test_what_is_no_rate_is_none(root: Any) -> None:
     assert in_root(root) is None
 
 
 @pytest.mark.parametrize(
     "state", [None, [], {}, {"log_history": 5}, {"log_history": [5, {}, {"learning_rate": "1e-3"}]}]
 )
-def test_what_is_no_log_is_none(state):
+def test_what_is_no_log_is_none(state: Any) -> None:
     assert in_trainer_state(state) is None
 
 
-def test_the_largest_is_that_of_any_checkpoint_and_the_last_that_of_the_last():
+def test_the_largest_is_that_of_any_checkpoint_and_the_last_that_of_the_last() -> None:
     rates = [LearningRate(0.1, 0.2, "a"), None, LearningRate(0.3, 0.3, "b"), LearningRate(1e-4, 1e-4, "c")]
     assert of_series(rates) == LearningRate(1e-4, 0.3, "c")
     assert of_series([*rates, None]) is None
     assert of_series([]) is None
 
 
-def test_a_rate_of_many_digits_is_no_failure(tmp_path):
+def test_a_rate_of_many_digits_is_no_failure(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     state = run / "checkpoint-400/trainer_state.json"
     state.write_text(json.dumps({"global_step": 400, "log_history": [{"learning_rate": 10**400}]}))

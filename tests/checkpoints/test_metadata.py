@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import save_file, save_model
 
 from belay_cli import Ema, average
 from belay_cli.checkpoints import metadata as module
-from tests.conftest import make_files, raw_safetensors, shard
+from tests.conftest import Ran, make_files, raw_safetensors, shard
 
 LEFT_OUT = "metadata of single checkpoints, or that cannot be carried, is left out:"
 
@@ -51,13 +51,13 @@ def result(*entries: Mapping[str, str], **options: Any) -> tuple[dict[str, str],
 KOHYA = {"ss_network_module": "networks.lora", "ss_network_dim": "8", "ss_network_alpha": "4.0"}
 
 
-def test_what_all_checkpoints_say_goes_with_the_average():
+def test_what_all_checkpoints_say_goes_with_the_average() -> None:
     scale = {"lora_adapter_metadata": '{"transformer.r": 8, "transformer.lora_alpha": 16}', "te.lora_alpha": "8"}
     entries = {"format": "pt", **KOHYA, **scale, "modelspec.title": "Ünï"}
     assert result(entries, entries, entries) == ({**KOHYA, **scale, "modelspec.title": "Ünï"}, [])
 
 
-def test_what_differs_is_named_in_one_note():
+def test_what_differs_is_named_in_one_note() -> None:
     one = {"format": "pt", "step": "100", "ss_steps": "100", "modelspec.date": "1", "sshs_model_hash": "a", "same": "1"}
     other = {"format": "pt", "step": "200", "ss_steps": "200", "modelspec.date": "2", "sshs_model_hash": "b"}
     found, notes = result(one, {**other, "same": "1"})
@@ -66,20 +66,20 @@ def test_what_differs_is_named_in_one_note():
     assert notes == [f"{LEFT_OUT} {names}"]
 
 
-def test_an_entry_that_one_checkpoint_lacks_is_left_out():
+def test_an_entry_that_one_checkpoint_lacks_is_left_out() -> None:
     names = "'a', 'b', 'c' and 1 more"
     entries = dict.fromkeys("abcd", "x")
     assert result(entries, {}, entries) == ({}, [f"{LEFT_OUT} {names}"])
 
 
-def test_a_checkpoint_that_is_not_read_has_a_say_too(tmp_path):
+def test_a_checkpoint_that_is_not_read_has_a_say_too(tmp_path: Path) -> None:
     paths = series(tmp_path, {"a": "1"}, {"a": "2"}, {"a": "2"})
     report = average(paths, "out.safetensors", method=Ema(decay=1e-200))
     assert report.checkpoints[0].coefficient == 0
     assert carried(Path("out.safetensors")) == {}
 
 
-def test_of_one_checkpoint_its_step_and_hashes_are_not_those_of_the_average():
+def test_of_one_checkpoint_its_step_and_hashes_are_not_those_of_the_average() -> None:
     entries = {
         "step": "100",
         "global_step": "100",
@@ -93,7 +93,7 @@ def test_of_one_checkpoint_its_step_and_hashes_are_not_those_of_the_average():
     assert notes == [f"{LEFT_OUT} {names}"]
 
 
-def test_metadata_cannot_speak_for_belay(belay):
+def test_metadata_cannot_speak_for_belay(belay: Callable[..., Ran]) -> None:
     forged = {"belay.note": "x", "belay.lora": "delta", "belay.rule": "{}", "belay.version": "9", "format": "mlx"}
     assert result(forged, forged, allow_averages=True) == ({}, [])
     metadata = header(Path("out.safetensors"))["__metadata__"]
@@ -109,19 +109,19 @@ OF_BELAY = [
 ]
 
 
-def test_without_such_metadata_the_header_is_what_it_was(tmp_path):
+def test_without_such_metadata_the_header_is_what_it_was(tmp_path: Path) -> None:
     average(make_files(tmp_path / "in"), "out.safetensors")
     assert list(header(Path("out.safetensors"))["__metadata__"]) == OF_BELAY
 
 
-def test_entries_lie_before_those_of_belay_by_name():
+def test_entries_lie_before_those_of_belay_by_name() -> None:
     entries = {"zeta": "1", "alpha": "2", "__proto__": "3", "Über": "4"}
     result(entries, dict(reversed(entries.items())))
     names = list(header(Path("out.safetensors"))["__metadata__"])
     assert names == ["__proto__", "alpha", "zeta", "Über", *OF_BELAY]
 
 
-def test_the_order_of_the_checkpoints_entries_changes_no_byte(tmp_path):
+def test_the_order_of_the_checkpoints_entries_changes_no_byte(tmp_path: Path) -> None:
     entries = {"b": "1", "a": "2", "c": "3"}
     average(series(tmp_path, entries, entries), "one.safetensors")
     average(series(tmp_path, dict(sorted(entries.items())), entries), "two.safetensors")
@@ -131,7 +131,7 @@ def test_the_order_of_the_checkpoints_entries_changes_no_byte(tmp_path):
     assert list(one["__metadata__"].items()) == list(two["__metadata__"].items())
 
 
-def test_verify_holds_an_output_with_carried_metadata(tmp_path, belay):
+def test_verify_holds_an_output_with_carried_metadata(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = series(tmp_path, KOHYA, KOHYA)
     assert belay("average", *paths, "-o", "out", "-q").code == 0
     assert carried(Path("out/model.safetensors")) == KOHYA
@@ -148,7 +148,7 @@ def sharded(directory: Path, *metadata: Mapping[str, str]) -> Path:
     return directory
 
 
-def test_shards_have_to_agree(tmp_path):
+def test_shards_have_to_agree(tmp_path: Path) -> None:
     both, one = {"a": "1", "b": "1"}, {"a": "1"}
     for step in (100, 200):
         sharded(tmp_path / f"checkpoint-{step}", both, one)
@@ -158,7 +158,7 @@ def test_shards_have_to_agree(tmp_path):
     assert report.notes == [f"{LEFT_OUT} 'b'"]
 
 
-def test_a_torch_file_in_the_series_says_nothing(tmp_path):
+def test_a_torch_file_in_the_series_says_nothing(tmp_path: Path) -> None:
     paths = series(tmp_path, {"a": "1"})
     torch.save({"w": torch.ones(2, 2)}, tmp_path / "step-200.pt")
     report = average([*paths, tmp_path / "step-200.pt"], "out.safetensors")
@@ -174,7 +174,7 @@ class Tied(torch.nn.Module):
         self.head.weight = self.embed.weight
 
 
-def test_the_record_of_a_tied_weight_stays_while_it_is_true(tmp_path):
+def test_the_record_of_a_tied_weight_stays_while_it_is_true(tmp_path: Path) -> None:
     for step in (100, 200):
         save_model(Tied(), str(tmp_path / f"step-{step}.safetensors"))
     paths = sorted(tmp_path.glob("*.safetensors"))
@@ -186,7 +186,7 @@ def test_the_record_of_a_tied_weight_stays_while_it_is_true(tmp_path):
 @pytest.mark.parametrize(
     "entries", [{"other": "w"}, {"b": "w"}], ids=["its tensor is dropped", "the other is there too"]
 )
-def test_the_record_of_a_tied_weight_goes_when_it_is_not_true(tmp_path, entries):
+def test_the_record_of_a_tied_weight_goes_when_it_is_not_true(tmp_path: Path, entries: dict[str, str]) -> None:
     for step in (100, 200):
         held = {"w": torch.ones(2, 2), "b": torch.ones(2)}
         save_file(held, tmp_path / f"step-{step}.safetensors", metadata=entries)
@@ -195,7 +195,7 @@ def test_the_record_of_a_tied_weight_goes_when_it_is_not_true(tmp_path, entries)
     assert report.notes == [f"{LEFT_OUT} '{next(iter(entries))}'"]
 
 
-def test_hostile_text_stays_harmless(tmp_path, belay):
+def test_hostile_text_stays_harmless(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     told = {"a\nb\x1b[2J": "x\x00\n\x1b", "__metadata__": "{}", "__proto__": "1", "": "empty", "half": "\ud800"}
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     for step in (100, 200):
@@ -210,7 +210,7 @@ def test_hostile_text_stays_harmless(tmp_path, belay):
     assert belay("verify", "out.safetensors", "--checkpoints", tmp_path / "in").code == 0
 
 
-def test_what_is_carried_is_bounded():
+def test_what_is_carried_is_bounded() -> None:
     large = "x" * (module.LARGEST - 10)
     entries = {"a_large_one": large, "b": "1234", "c": "56789"}
     found, notes = result(entries, entries)
@@ -222,7 +222,7 @@ def test_what_is_carried_is_bounded():
     st.dictionaries(st.text(alphabet="abé", max_size=3), st.text(alphabet="xü", max_size=9), max_size=9),
     st.integers(0, 60),
 )
-def test_the_most_entries_that_have_room(entries, limit):
+def test_the_most_entries_that_have_room(entries: dict[str, str], limit: int) -> None:
     found = module._within(limit, entries)
     assert list(found) == sorted(found)
     sizes = sorted(len((name + value).encode()) for name, value in entries.items())
@@ -231,5 +231,5 @@ def test_the_most_entries_that_have_room(entries, limit):
 
 
 @pytest.mark.parametrize("dtype, expected", [("same", {"dtype": "float32"}), ("bfloat16", {})])
-def test_a_dtype_is_said_while_it_is_true(dtype, expected):
+def test_a_dtype_is_said_while_it_is_true(dtype: str, expected: dict[str, str]) -> None:
     assert result({"dtype": "float32"}, {"dtype": "float32"}, dtype=dtype)[0] == expected

@@ -75,11 +75,11 @@ def words(text: str) -> list[str]:
         ("", None),
     ],
 )
-def test_steps(name, step):
+def test_steps(name: str, step: int | None) -> None:
     assert step_in_name(name) == step
 
 
-def test_rounds_are_what_a_step_starts_again_in():
+def test_rounds_are_what_a_step_starts_again_in() -> None:
     assert rounds_in_name("stage2-epoch_3-step_100") == (2, 3)
     assert rounds_in_name("step_100") == ()
 
@@ -91,7 +91,7 @@ def test_rounds_are_what_a_step_starts_again_in():
         "epoch_3 checkpoint-epoch-1 stage1-step101000-tokens424B step-50K-105b 500k model-000500 Checkpoint-5 save3"
     ),
 )
-def test_whole_names_of_checkpoints(name):
+def test_whole_names_of_checkpoints(name: str) -> None:
     assert names_a_checkpoint(name)
 
 
@@ -102,7 +102,7 @@ def test_whole_names_of_checkpoints(name):
         "2_Dense runs model model2 samples_1000 003000 checkpoint-20240501 step checkpoint v2"
     ),
 )
-def test_names_of_which_only_a_part_fits(name):
+def test_names_of_which_only_a_part_fits(name: str) -> None:
     assert not names_a_checkpoint(name)
 
 
@@ -123,7 +123,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("kind", "marked"), [(k, name) for k, names in KINDS.items() for name in names.split()])
-def test_kinds_of_numbers(kind, marked):
+def test_kinds_of_numbers(kind: Kind, marked: str) -> None:
     text = marked[marked.index("{") + 1 : marked.index("}")]
     found = [piece for piece in pieces(marked.replace("{", "").replace("}", "")) if piece.kind is not Kind.TEXT]
     assert [(piece.kind, piece.text) for piece in found] == [(kind, text)]
@@ -133,12 +133,12 @@ def test_kinds_of_numbers(kind, marked):
     "name",
     words("run@9 kfold_0 client_3 cv1 v2 model-v1 1.2.3 sd15 sd-v1-5 net_v1.5 version_3 seed_7 fold2 fp16 run3 bs32"),
 )
-def test_versions_and_settings_are_text(name):
+def test_versions_and_settings_are_text(name: str) -> None:
     assert [piece.kind for piece in pieces(name)] == [Kind.TEXT]
 
 
 @given(st.text(alphabet="abefkmMT019._-=,:# ", max_size=60))
-def test_pieces_together_are_the_name(name):
+def test_pieces_together_are_the_name(name: str) -> None:
     found = pieces(name)
     assert "".join(piece.text for piece in found) == name
     kinds = [piece.kind for piece in found]
@@ -151,7 +151,7 @@ DECIMALS = st.tuples(st.integers(0, 99), st.integers(0, 9999)).map(lambda p: f"{
 
 
 @given(st.one_of(DATES, HASHES, DECIMALS), st.sampled_from(["model-{}", "{}", "epoch_{}", "a_{}_b", "checkpoint-{}"]))
-def test_decimals_dates_and_hashes_are_no_numbers(noise, template):
+def test_decimals_dates_and_hashes_are_no_numbers(noise: str, template: str) -> None:
     name = template.format(noise)
     assert (has_number(name), step_in_name(name)) == (False, None)
 
@@ -169,11 +169,11 @@ def test_decimals_dates_and_hashes_are_no_numbers(noise, template):
         (("step_3", "checkpoint-500"), True, "step_3"),
     ],
 )
-def test_a_name_without_a_number_takes_that_of_what_holds_it(names, is_file, told):
+def test_a_name_without_a_number_takes_that_of_what_holds_it(names: tuple[str, ...], is_file: bool, told: str) -> None:
     assert naming(*names, is_file=is_file) == told
 
 
-def test_a_decimal_number_at_the_end_of_a_name_is_no_suffix():
+def test_a_decimal_number_at_the_end_of_a_name_is_no_suffix() -> None:
     assert [stem_of(n) for n in ("a.pt", "epoch_0.25", "a.pth.tar", ".hidden", "a")] == [
         "a",
         "epoch_0.25",
@@ -184,7 +184,7 @@ def test_a_decimal_number_at_the_end_of_a_name_is_no_suffix():
 
 
 @pytest.mark.parametrize("part", ["a", "1_", "a1", "0.", "f0", "step", "2024-05-01_", "1,000", "1.1k", "ab-", "x-v2-"])
-def test_long_names_take_no_time(part):
+def test_long_names_take_no_time(part: str) -> None:
     begin = time.perf_counter()
     name = part * (50_000 // len(part))
     step_in_name(name)
@@ -195,12 +195,12 @@ def test_long_names_take_no_time(part):
 @pytest.mark.parametrize(
     "names", ["a_0.1_1 a_0.2_2", "loss=-1_9 loss=nan_10", "step-50K-105b step-1M-3T", "2024-05-01_1 2024-05-02_2"]
 )
-def test_names_of_one_shape(names):
+def test_names_of_one_shape(names: str) -> None:
     assert len(set(map(shape, names.split()))) == 1
 
 
 @pytest.mark.parametrize(
     "names", ["lr_1e-4_1 lr_2e-4_2", "a-7b-1 a-13b-2", "a_1 b_2", "v1_1 v2_2", "mAP50_1 mAP75_2", "s-1 s_2"]
 )
-def test_names_of_several_shapes(names):
+def test_names_of_several_shapes(names: str) -> None:
     assert len(set(map(shape, names.split()))) == 2

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from belay_cli.checkpoints import find_series
+from belay_cli.checkpoints import Checkpoint, Series, find_series
 from belay_cli.errors import BelayError
+from belay_cli.storage.files import Stored
 from tests.checkpoints.naming_schemes import SCHEMES, Scheme
 
 
@@ -23,18 +25,19 @@ def make(run: Path, name: str, value: int) -> Path:
     return run / name
 
 
-def places(series) -> list[float]:
+def places(series: Series) -> list[float]:
     """The values of a series' weights, which are its checkpoints' places."""
     return [place_of(checkpoint) for checkpoint in series.checkpoints]
 
 
-def place_of(checkpoint) -> float:
+def place_of(checkpoint: Checkpoint) -> float:
     stored = checkpoint.stored("w")
+    assert isinstance(stored, Stored)
     data = stored.file.path.read_bytes()[stored.offset : stored.offset + 4]
     return torch.frombuffer(bytearray(data), dtype=torch.float32).item()
 
 
-def shuffles(paths: list[Path], seed: str):
+def shuffles(paths: list[Path], seed: str) -> Iterator[list[Path]]:
     yield paths
     yield paths[::-1]
     yield sorted(paths, key=str)
@@ -42,7 +45,7 @@ def shuffles(paths: list[Path], seed: str):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.trainer)
-def test_the_order_of_arguments_does_not_matter(tmp_path, scheme: Scheme):
+def test_the_order_of_arguments_does_not_matter(tmp_path: Path, scheme: Scheme) -> None:
     paths = [make(tmp_path / "run", name, place) for place, name in enumerate(scheme.names)]
     for given in shuffles(paths, scheme.trainer):
         if scheme.refused:
@@ -50,7 +53,7 @@ def test_the_order_of_arguments_does_not_matter(tmp_path, scheme: Scheme):
                 find_series(given)
             assert scheme.refused in caught.value.message
             is_part = "rank" in scheme.refused
-            assert ("--order given" in caught.value.hint) is not is_part
+            assert ("--order given" in (caught.value.hint or "")) is not is_part
         else:
             series = find_series(given)
             assert places(series) == list(range(len(paths)))
@@ -61,7 +64,7 @@ def test_the_order_of_arguments_does_not_matter(tmp_path, scheme: Scheme):
 
 
 @pytest.mark.parametrize("scheme", [s for s in SCHEMES if s.run], ids=lambda scheme: scheme.trainer)
-def test_a_run_directory_holds_its_checkpoints_and_what_is_left_out_is_said(tmp_path, scheme: Scheme):
+def test_a_run_directory_holds_its_checkpoints_and_what_is_left_out_is_said(tmp_path: Path, scheme: Scheme) -> None:
     run = tmp_path / "run"
     for place, name in enumerate(scheme.names):
         make(run, name, place)
@@ -75,7 +78,7 @@ def test_a_run_directory_holds_its_checkpoints_and_what_is_left_out_is_said(tmp_
 
 
 @pytest.mark.parametrize("scheme", [s for s in SCHEMES if s.beside], ids=lambda scheme: scheme.trainer)
-def test_what_is_no_checkpoint_of_the_run_is_refused_beside_them(tmp_path, scheme: Scheme):
+def test_what_is_no_checkpoint_of_the_run_is_refused_beside_them(tmp_path: Path, scheme: Scheme) -> None:
     run = tmp_path / "run"
     paths = [make(run, name, place) for place, name in enumerate(scheme.names)]
     for name in scheme.beside:
@@ -85,5 +88,5 @@ def test_what_is_no_checkpoint_of_the_run_is_refused_beside_them(tmp_path, schem
                 find_series(given)
 
 
-def test_there_are_thirty_trainers():
+def test_there_are_thirty_trainers() -> None:
     assert len({scheme.trainer.partition(",")[0] for scheme in SCHEMES}) >= 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from belay_cli.checkpoints import Selection, find_series
 from belay_cli.errors import BelayError, CheckpointError, SeriesError
+from tests.conftest import Ran
 
 IN_ORDER = {  # oldest first -> steps, or None where they are counted
     ("step-900", "step-1,000", "step-10,000"): [900, 1000, 10_000],
@@ -56,14 +58,14 @@ REFUSED = [
 ]
 
 
-def saved(path, value):
+def saved(path: Path, value: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"w": torch.full((2,), float(value))}, path)
     return path
 
 
 @pytest.mark.parametrize("names", IN_ORDER, ids=" ".join)
-def test_what_names_prove(tmp_path, names):
+def test_what_names_prove(tmp_path: Path, names: tuple[str, ...]) -> None:
     paths = [saved(tmp_path / f"{name}.pt", n) for n, name in enumerate(names)]
     for given in (paths, paths[::-1], sorted(paths)):
         series = find_series(given)
@@ -73,7 +75,7 @@ def test_what_names_prove(tmp_path, names):
 
 
 @pytest.mark.parametrize("names", REFUSED, ids=" ".join)
-def test_what_names_do_not_prove(tmp_path, names):
+def test_what_names_do_not_prove(tmp_path: Path, names: tuple[str, ...]) -> None:
     paths = [saved(tmp_path / f"{name}.pt", n) for n, name in enumerate(names)]
     for given in (paths, paths[::-1]):
         with pytest.raises(SeriesError) as caught:
@@ -90,19 +92,19 @@ def test_what_names_do_not_prove(tmp_path, names):
         ("global_step_10/actor/huggingface/model", "global_step_20/critic/huggingface/model"),
     ],
 )
-def test_steps_in_other_directories(tmp_path, names):
+def test_steps_in_other_directories(tmp_path: Path, names: tuple[str, str]) -> None:
     paths = [saved(tmp_path / f"{name}.pt", n) for n, name in enumerate(names)]
     with pytest.raises(SeriesError, match="only its name states|before it by another number|its place in the series"):
         find_series(paths)
 
 
-def recorded(path, step):
+def recorded(path: Path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"w": torch.full((2,), float(step))}
     torch.save({"pytorch-lightning_version": "2.1", "global_step": step, "state_dict": state}, path)
 
 
-def test_a_run_that_goes_on_in_another_directory(tmp_path):
+def test_a_run_that_goes_on_in_another_directory(tmp_path: Path) -> None:
     for directory, steps in (("a", (100, 200)), ("b", (300, 400))):
         for step in steps:
             recorded(tmp_path / directory / f"epoch=0-step={step}.ckpt", step)
@@ -113,7 +115,7 @@ def test_a_run_that_goes_on_in_another_directory(tmp_path):
     )
 
 
-def test_two_runs_are_no_series(tmp_path):
+def test_two_runs_are_no_series(tmp_path: Path) -> None:
     for directory, steps in (("version_0", (100, 300)), ("version_1", (200, 400))):
         for step in steps:
             recorded(tmp_path / directory / f"epoch=0-step={step}.ckpt", step)
@@ -121,14 +123,14 @@ def test_two_runs_are_no_series(tmp_path):
         find_series([tmp_path / "version_0", tmp_path / "version_1"])
 
 
-def test_several_series_in_a_run_directory(tmp_path):
+def test_several_series_in_a_run_directory(tmp_path: Path) -> None:
     for name in ("actor_step_100", "critic_step_200", "actor_step_300", "critic_step_400"):
         saved(tmp_path / f"run/{name}.pt", 1)
     with pytest.raises(CheckpointError, match="holds 2 series: actor_step_100.pt …, critic_step_200.pt …"):
         find_series([tmp_path / "run"])
 
 
-def test_a_run_in_two_formats(tmp_path):
+def test_a_run_in_two_formats(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     for step in (100, 200, 300):
@@ -142,7 +144,7 @@ def test_a_run_in_two_formats(tmp_path):
 
 
 @pytest.mark.parametrize("beside", ["final.safetensors", "vae.safetensors", "model.safetensors"])
-def test_torch_files_beside_one_of_safetensors(tmp_path, beside):
+def test_torch_files_beside_one_of_safetensors(tmp_path: Path, beside: str) -> None:
     from safetensors.torch import save_file
 
     for epoch in (9, 10):
@@ -154,7 +156,7 @@ def test_torch_files_beside_one_of_safetensors(tmp_path, beside):
 
 
 @pytest.mark.parametrize("folder", ["ema", "ema_weights", "weights_ema", "swa", "averaged"])
-def test_averages_by_their_directory(tmp_path, folder):
+def test_averages_by_their_directory(tmp_path: Path, folder: str) -> None:
     paths = [saved(tmp_path / folder / f"step_{step}.pt", step) for step in (9, 10)]
     with pytest.raises(BelayError, match="by the name of its directory"):
         find_series(paths)
@@ -163,13 +165,13 @@ def test_averages_by_their_directory(tmp_path, folder):
         assert len(find_series(paths, Selection(source="ema")).checkpoints) == 2
 
 
-def test_a_run_that_is_called_after_its_ema(tmp_path):
+def test_a_run_that_is_called_after_its_ema(tmp_path: Path) -> None:
     paths = [saved(tmp_path / "my-ema-run" / f"step_{step}.pt", step) for step in (9, 10)]
     assert find_series(paths).ticks == (9, 10)
 
 
 @pytest.mark.parametrize("name", ["EMAModel_{}", "EmaModel_{}", "AveragedModel_{}", "avgmodel_step_{}", "polyak_{}"])
-def test_averages_in_one_word(tmp_path, name):
+def test_averages_in_one_word(tmp_path: Path, name: str) -> None:
     paths = [saved(tmp_path / f"{name.format(n)}.pt", n) for n in (9, 10)]
     with pytest.raises(BelayError, match="average"):
         find_series(paths)
@@ -183,7 +185,7 @@ def test_averages_in_one_word(tmp_path, name):
         (("step9.part0", "step9.part1", "step10.part0", "step10.part1"), ("step9.part0", "step10.part0")),
     ],
 )
-def test_parts_by_what_lies_beside_them(tmp_path, names, given):
+def test_parts_by_what_lies_beside_them(tmp_path: Path, names: tuple[str, ...], given: tuple[str, str]) -> None:
     for name in names:
         saved(tmp_path / f"{name}.pt", 1)
     with pytest.raises(BelayError, match="one rank|a part of a checkpoint"):
@@ -199,14 +201,16 @@ def test_parts_by_what_lies_beside_them(tmp_path, names, given):
         ("step_10", "final", "step_9"),
     ],
 )
-def test_an_order_given_that_falls_is_warned_of(tmp_path, belay, given):
+def test_an_order_given_that_falls_is_warned_of(
+    tmp_path: Path, belay: Callable[..., Ran], given: tuple[str, ...]
+) -> None:
     paths = [saved(tmp_path / f"{name}.pt", n) for n, name in enumerate(given)]
     ran = belay("plan", *paths, "--order", "given")
     assert ran.code == 0
     assert f"warning: the numbers fall: {paths[0].name} is given before {paths[-1].name}" in " ".join(ran.err.split())
 
 
-def test_two_saves_of_one_checkpoint_are_one(tmp_path):
+def test_two_saves_of_one_checkpoint_are_one(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     for step in (9, 10):
@@ -219,7 +223,7 @@ def test_two_saves_of_one_checkpoint_are_one(tmp_path):
     assert sum("it counts once" in note for note in series.notes) == 2
 
 
-def test_a_folder_that_holds_an_ema_only(tmp_path, belay):
+def test_a_folder_that_holds_an_ema_only(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (9, 10):
         saved(tmp_path / f"run/checkpoint-{step}/unet_ema/diffusion_pytorch_model.bin", step)
     ran = belay("plan", tmp_path / "run")

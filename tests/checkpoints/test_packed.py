@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from belay_cli.checkpoints.packed import Packed, packed
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import DTYPES
+from tests.conftest import Ran
 
 
-def model(**parts):
+def model(**parts: Any) -> dict[str, Tensor]:
     """Tensors named after `parts`, where __ stands for a dot; each is a dtype and a shape."""
     named = {name if "." in name else name.replace("__", "."): value for name, value in parts.items()}
     return {
@@ -48,7 +52,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("what", NAMED)
-def test_names_show_a_format(what):
+def test_names_show_a_format(what: str) -> None:
     tensors = NAMED[what]
     assert packed(tensors, None, ()) == Packed(what, next(iter(tensors)))
     assert packed({**model(norm__weight=ROW), **tensors}, None, ()) == Packed(what, next(iter(tensors)))
@@ -56,7 +60,7 @@ def test_names_show_a_format(what):
 
 
 @pytest.mark.parametrize("what", NAMED)
-def test_the_scales_of_what_is_kept_are_not_averaged_either(what):
+def test_the_scales_of_what_is_kept_are_not_averaged_either(what: str) -> None:
     """Integers of the last checkpoint under scales averaged over all of them are no weights."""
     tensors = NAMED[what]
     integers = [name for name, tensor in tensors.items() if not DTYPES[tensor.dtype].averageable]
@@ -85,7 +89,7 @@ SCALED = {
 
 
 @pytest.mark.parametrize("case", SCALED)
-def test_integers_beside_scales(case):
+def test_integers_beside_scales(case: str) -> None:
     tensors = SCALED[case]
     names = list(tensors)
     what = f"quantization, with scales in {names[1]!r}"
@@ -94,13 +98,13 @@ def test_integers_beside_scales(case):
     assert packed(tensors, None, names) is None
 
 
-def test_integers_beside_scales_that_are_not_called_a_weight_may_be_something_else():
+def test_integers_beside_scales_that_are_not_called_a_weight_may_be_something_else() -> None:
     tensors = model(l__levels=("I8", (64, 64)), l__scale=ROW)
     assert packed(tensors, None, ()) == Packed("quantization, with scales in 'l.scale'", "l.levels", doubtful=True)
     assert packed(tensors, None, ["l.levels"]) is None
 
 
-def test_a_weight_of_integers_without_scales_is_asked_about():
+def test_a_weight_of_integers_without_scales_is_asked_about() -> None:
     tensors = model(l__weight=("I8", (64, 64)), l__a=ONE)
     assert packed(tensors, None, ()) == Packed("quantization, as its int8 says", "l.weight", doubtful=True)
     assert packed(tensors, None, ["l.weight"]) is None
@@ -142,11 +146,11 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("case", PLAIN)
-def test_plain_numbers(case):
+def test_plain_numbers(case: str) -> None:
     assert packed(PLAIN[case], None, ()) is None
 
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "HQQ": {"config.json": {"quantization_config": {"quant_method": "hqq"}}},
     "AutoRound": {"config.json": {"quantization_config": {"quant_method": "intel/auto-round"}}},
     "a new one": {"config.json": {"quantization_config": {"quant_method": "a new one"}}},
@@ -162,7 +166,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_a_configuration_shows_it_where_there_are_integers(tmp_path, what):
+def test_a_configuration_shows_it_where_there_are_integers(tmp_path: Path, what: str) -> None:
     for name, content in CONFIGS[what].items():
         (tmp_path / name).write_text(json.dumps(content))
     method = what.removesuffix(" too")
@@ -177,17 +181,17 @@ def test_a_configuration_shows_it_where_there_are_integers(tmp_path, what):
     "content",
     ["", "[]", "null", '{"quantization_config": null}', '{"quantization": "none"}', '{"quantization_config": {}}'],
 )
-def test_configurations_that_say_nothing(tmp_path, content):
+def test_configurations_that_say_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     assert packed(model(q=("I8", (4, 4))), tmp_path, ()) is None
 
 
-def write(path, tensors):
+def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def mlx(step):
+def mlx(step: int) -> dict[str, torch.Tensor]:
     return {
         "l.weight": torch.full((8, 4), step, dtype=torch.int32).view(torch.uint32),
         "l.scales": torch.full((8, 1), float(step)),
@@ -196,7 +200,7 @@ def mlx(step):
     }
 
 
-def test_packed_weights_are_refused_by_the_command(tmp_path, belay):
+def test_packed_weights_are_refused_by_the_command(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         write(tmp_path / f"run/checkpoint-{step}/model.safetensors", mlx(step))
     ran = belay("average", tmp_path / "run", "-o", "out")
@@ -214,7 +218,7 @@ def test_packed_weights_are_refused_by_the_command(tmp_path, belay):
     assert 100 < out["norm.weight"][0] < 200
 
 
-def test_what_only_looks_packed_can_be_kept(tmp_path, belay):
+def test_what_only_looks_packed_can_be_kept(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         levels = torch.ones(8, 8, dtype=torch.int8)
         write(tmp_path / f"step_{step}.safetensors", {"l.levels": levels, "l.scale": torch.full((8,), float(step))})

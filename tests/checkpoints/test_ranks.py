@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from safetensors.torch import save_file
 
 from belay_cli.checkpoints.order.ranks import are_parts, mend_for, parts_among, rank_of_name, refuse_parts, whole_alone
 from belay_cli.errors import CheckpointError
+from tests.conftest import Ran
 
 RANKS = [
     ("consolidated.00.pth", "consolidated.*.pth", (0,)),
@@ -47,7 +50,7 @@ RANKS = [
 
 
 @pytest.mark.parametrize(("name", "template", "numbers"), RANKS)
-def test_names_that_state_a_rank(name, template, numbers):
+def test_names_that_state_a_rank(name: str, template: str, numbers: tuple[int, ...]) -> None:
     assert rank_of_name(name) == (template, numbers)
 
 
@@ -72,7 +75,7 @@ def test_names_that_state_a_rank(name, template, numbers):
         "shards",
     ],
 )
-def test_names_that_state_none(name):
+def test_names_that_state_none(name: str) -> None:
     assert rank_of_name(name) is None
 
 
@@ -107,13 +110,13 @@ PARTS = {
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_whole_models(case):
+def test_whole_models(case: str) -> None:
     assert parts_among(WHOLE[case]) == []
     assert whole_alone(WHOLE[case]) == {name for name in WHOLE[case] if rank_of_name(name)}
 
 
 @pytest.mark.parametrize("case", PARTS)
-def test_parts(case):
+def test_parts(case: str) -> None:
     assert parts_among(["config.json", *PARTS[case]]) == PARTS[case]
     assert whole_alone(PARTS[case]) == set()
 
@@ -134,11 +137,11 @@ MENDS = {
 
 
 @pytest.mark.parametrize("name", MENDS)
-def test_each_trainer_has_its_mend(name):
+def test_each_trainer_has_its_mend(name: str) -> None:
     assert MENDS[name] in mend_for(name)
 
 
-def save(path, value=1.0):
+def save(path: Path, value: float = 1.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_file({"w": torch.full((4,), value)}, path)
@@ -149,7 +152,9 @@ def save(path, value=1.0):
 
 @pytest.mark.parametrize("case", PARTS)
 @pytest.mark.parametrize("how", ["directory", "one by one", "one alone"])
-def test_parts_are_refused_however_they_are_given(tmp_path, belay, case, how):
+def test_parts_are_refused_however_they_are_given(
+    tmp_path: Path, belay: Callable[..., Ran], case: str, how: str
+) -> None:
     paths = [save(tmp_path / "run" / (name if "." in name else f"{name}/model.pt")) for name in PARTS[case]]
     given = {"directory": [tmp_path / "run"], "one by one": paths, "one alone": paths[:1]}[how]
     ran = belay("average", *given, "-o", "out")
@@ -160,7 +165,7 @@ def test_parts_are_refused_however_they_are_given(tmp_path, belay, case, how):
         assert "holds what one rank had" in ran.err
 
 
-def test_what_is_said(tmp_path, belay):
+def test_what_is_said(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = [save(tmp_path / "run" / name) for name in PARTS["Llama"]]
     hint = "\n       put them together first: convert_llama_weights_to_hf.py of transformers\n"
     ran = belay("plan", tmp_path / "run")
@@ -173,7 +178,7 @@ def test_what_is_said(tmp_path, belay):
     assert belay("plan", paths[1]).err == f"belay: {paths[1]}: holds what one rank had{hint}"
 
 
-def test_directories_of_ranks(tmp_path, belay):
+def test_directories_of_ranks(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for rank in (0, 1):
         save(tmp_path / f"run/rank_{rank}/model.safetensors")
     ran = belay("plan", tmp_path / "run")
@@ -184,7 +189,7 @@ def test_directories_of_ranks(tmp_path, belay):
     assert "model.safetensors: holds what one rank had; rank_1 holds what another had" in ran.err
 
 
-def test_a_subfolder_of_one_rank(tmp_path, belay):
+def test_a_subfolder_of_one_rank(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         for rank in (0, 1):
             save(tmp_path / f"step-{step}/tp_{rank}/model.safetensors")
@@ -194,7 +199,7 @@ def test_a_subfolder_of_one_rank(tmp_path, belay):
     assert "step-100/tp_0: holds what one rank had; tp_1 holds what another had" in ran.err
 
 
-def test_relative_paths(tmp_path, belay, monkeypatch):
+def test_relative_paths(tmp_path: Path, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in (0, 1):
         save(tmp_path / f"mp_rank_0{rank}/model.pt")
     monkeypatch.chdir(tmp_path / "mp_rank_00")
@@ -203,7 +208,7 @@ def test_relative_paths(tmp_path, belay, monkeypatch):
         assert ran.err.startswith(f"belay: {argument}: holds what one rank had; mp_rank_01 holds what another had\n")
 
 
-def test_the_ranks_of_every_checkpoint_in_one_folder(tmp_path, belay):
+def test_the_ranks_of_every_checkpoint_in_one_folder(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         for rank in (0, 1):
             save(tmp_path / f"run/step_{step}_rank_{rank}.pt")
@@ -214,19 +219,19 @@ def test_the_ranks_of_every_checkpoint_in_one_folder(tmp_path, belay):
 
 
 @pytest.mark.parametrize("name", ["consolidated.00.pth", "model_rank_0.pt"])
-def test_one_rank_alone_is_a_whole_model(tmp_path, belay, name):
+def test_one_rank_alone_is_a_whole_model(tmp_path: Path, belay: Callable[..., Ran], name: str) -> None:
     for step in (100, 200):
         save(tmp_path / f"step-{step}" / name, float(step))
     assert belay("plan", tmp_path / "step-100", tmp_path / "step-200").code == 0
     assert belay("plan", *sorted(tmp_path.glob(f"step-*/{name}")), "--order", "given").code == 0
 
 
-def test_a_series_of_rank_zero(tmp_path, belay):
+def test_a_series_of_rank_zero(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = [save(tmp_path / f"ep0-ba{batch}-rank0.pt") for batch in (200, 400)]
     assert belay("plan", *paths, "--order", "given").code == 0
 
 
-def test_a_standard_set_beside_the_state_of_ranks(tmp_path, belay):
+def test_a_standard_set_beside_the_state_of_ranks(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         save(tmp_path / f"run/checkpoint-{step}/model.safetensors", float(step))
         for rank in (0, 1):
@@ -235,7 +240,7 @@ def test_a_standard_set_beside_the_state_of_ranks(tmp_path, belay):
 
 
 @given(st.text(max_size=60), st.integers(0, 99_999))
-def test_the_template_is_the_name_without_its_numbers(before, number):
+def test_the_template_is_the_name_without_its_numbers(before: str, number: int) -> None:
     rank = rank_of_name(f"{before}_rank_{number}.pt")
     assert rank is not None
     assert rank.numbers[-1] == number
@@ -243,11 +248,11 @@ def test_the_template_is_the_name_without_its_numbers(before, number):
 
 
 @given(st.sets(st.integers(0, 9999), min_size=2, max_size=5))
-def test_several_ranks_with_the_first_are_parts(ranks):
+def test_several_ranks_with_the_first_are_parts(ranks: set[int]) -> None:
     assert are_parts("model_rank_*.pt", {(rank,) for rank in ranks | {0}})
 
 
-def test_names_take_no_time(tmp_path):
+def test_names_take_no_time(tmp_path: Path) -> None:
     began = time.perf_counter()
     for name in ("rank_" * 5000, "1-of-" * 5000, "_rank_0" * 150, "9" * 1000, "-01-of-02" * 110):
         rank_of_name(name)
@@ -257,14 +262,14 @@ def test_names_take_no_time(tmp_path):
     assert time.perf_counter() - began < 5
 
 
-def test_absent_paths_are_not_its_business(tmp_path):
+def test_absent_paths_are_not_its_business(tmp_path: Path) -> None:
     refuse_parts([tmp_path / "nowhere/consolidated.00.pth"])
     with pytest.raises(CheckpointError, match="holds what one rank had"):
         refuse_parts([tmp_path / "nowhere/consolidated.01.pth"])
 
 
 @pytest.mark.parametrize("word", ["part", "worker", "dp", "device", "node", "cuda", "chunk"])
-def test_one_list_of_words_for_names_and_for_what_lies_beside(tmp_path, word):
+def test_one_list_of_words_for_names_and_for_what_lies_beside(tmp_path: Path, word: str) -> None:
     paths = [tmp_path / f"step{step}/{word}{rank}.pt" for step in (9, 10) for rank in (0, 1)]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
@@ -276,7 +281,7 @@ def test_one_list_of_words_for_names_and_for_what_lies_beside(tmp_path, word):
     refuse_parts(paths[::2])
 
 
-def test_ranks_of_nanotron_are_not_sent_to_megatron():
+def test_ranks_of_nanotron_are_not_sent_to_megatron() -> None:
     assert mend_for("pp-rank-0-of-1_tp-rank-0-of-2.safetensors") == (
         "put them together first, as the code that wrote them does"
     )

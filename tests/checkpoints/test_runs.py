@@ -31,7 +31,7 @@ def inside(run: Path) -> tuple[list[str], list[str]]:
     return [path.name for path in found], left_out
 
 
-def test_the_whole_name_must_fit(tmp_path):
+def test_the_whole_name_must_fit(tmp_path: Path) -> None:
     folders(tmp_path, "step-100", "step-200", "step-1000")
     folders(tmp_path, "step-400.backup", "foo-step-250", "step-500.tmp", "step-200-hf", "step-100_ema", "final")
     assert inside(tmp_path) == (
@@ -40,14 +40,14 @@ def test_the_whole_name_must_fit(tmp_path):
     )
 
 
-def test_directories_that_differ_in_one_integer_are_a_run(tmp_path):
+def test_directories_that_differ_in_one_integer_are_a_run(tmp_path: Path) -> None:
     folders(tmp_path, "samples_1000", "samples_2000", "samples_10000", "best")
     assert inside(tmp_path) == (["samples_1000", "samples_2000", "samples_10000"], ["best"])
     with pytest.raises(CheckpointError, match="holds no weights in samples_1000"):
         find_series([tmp_path], Selection(subfolder="samples_1000"))
 
 
-def test_lerobot(tmp_path):
+def test_lerobot(tmp_path: Path) -> None:
     folders(tmp_path, "001000", "002000", "010000", inner="pretrained_model")
     folders(tmp_path, "001000", "002000", "010000", inner="training_state")
     (tmp_path / "last").symlink_to("010000")
@@ -58,14 +58,14 @@ def test_lerobot(tmp_path):
     assert inside(tmp_path / "solo") == (["003000"], ["last (a link to 003000)"])
 
 
-def test_a_member_of_a_run_that_is_broken_is_not_left_out(tmp_path):
+def test_a_member_of_a_run_that_is_broken_is_not_left_out(tmp_path: Path) -> None:
     folders(tmp_path, "samples_1", "samples_2", "samples_3")
     (tmp_path / "samples_2/model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="samples_2: holds no weights that belay reads"):
         find_series([tmp_path])
 
 
-def test_several_series_in_one_directory_are_told_apart_by_a_person(tmp_path):
+def test_several_series_in_one_directory_are_told_apart_by_a_person(tmp_path: Path) -> None:
     folders(tmp_path, "gen_1", "gen_2", "disc_1", "disc_2")
     with pytest.raises(CheckpointError, match=r"holds 2 series: disc_1 …, gen_1 …") as caught:
         find_series([tmp_path])
@@ -82,19 +82,19 @@ def test_several_series_in_one_directory_are_told_apart_by_a_person(tmp_path):
         ["mp_rank_00", "mp_rank_01"],
     ],
 )
-def test_parts_of_a_model_are_no_run(tmp_path, names):
+def test_parts_of_a_model_are_no_run(tmp_path: Path, names: list[str]) -> None:
     folders(tmp_path, *names)
     assert inside(tmp_path) == ([], [])
 
 
 @pytest.mark.parametrize("marker", ["model_index.json", "modules.json"])
-def test_a_pipeline_is_no_run(tmp_path, marker):
+def test_a_pipeline_is_no_run(tmp_path: Path, marker: str) -> None:
     folders(tmp_path, "stage_a_1", "stage_a_2")
     (tmp_path / marker).write_text("{}")
     assert inside(tmp_path) == ([], [])
 
 
-def test_a_checkpoint_of_the_trainer_with_shards_of_deepspeed_inside_is_one(tmp_path):
+def test_a_checkpoint_of_the_trainer_with_shards_of_deepspeed_inside_is_one(tmp_path: Path) -> None:
     for step in (100, 200):
         folders(tmp_path, f"checkpoint-{step}")
         (tmp_path / f"checkpoint-{step}/global_step{step}").mkdir()
@@ -127,20 +127,20 @@ def test_a_checkpoint_of_the_trainer_with_shards_of_deepspeed_inside_is_one(tmp_
         ("a_0.1.pt a_0.2.pt", "", ""),
     ],
 )  # fmt: skip
-def test_files_of_one_template_are_a_run(tmp_path, names, taken, left_out):
+def test_files_of_one_template_are_a_run(tmp_path: Path, names: str, taken: str, left_out: str) -> None:
     files(tmp_path / "run", *names.split())
     found, others = inside(tmp_path / "run")
     assert (found, sorted(others)) == (taken.split(), sorted(left_out.split()))
 
 
-def test_epochs_and_steps_in_one_run_do_not_mix(tmp_path):
+def test_epochs_and_steps_in_one_run_do_not_mix(tmp_path: Path) -> None:
     files(tmp_path / "run", *(f"checkpoint-{kind}-{n}.pth" for kind in ("epoch", "step") for n in (1, 500)))
     for order in ("step", "given"):
         with pytest.raises(CheckpointError, match="holds 2 series: checkpoint-epoch-1.pth …, checkpoint-step-1.pth …"):
             find_series([tmp_path / "run"], Selection(order=order))
 
 
-def test_what_is_left_out_is_not_all_listed(tmp_path):
+def test_what_is_left_out_is_not_all_listed(tmp_path: Path) -> None:
     files(tmp_path / "run", "step_1.pt", "step_2.pt", *(f"x{c}.pt" for c in "abcdefghijk"))
     assert find_series([tmp_path / "run"]).notes == (
         f"{tmp_path}/run: takes the 2 checkpoints inside, not xa.pt, xb.pt, xc.pt, xd.pt, xe.pt, xf.pt, xg.pt, xh.pt "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from belay_cli.checkpoints import Selection, find_series
 from belay_cli.errors import BelayError, CheckpointError, SeriesError
+from tests.conftest import Ran
 
 GIVEN = "give the checkpoints in order, with --order given"
 SETTING = "the number is a setting, a size or a version, so its place in the series is unknown"
@@ -60,7 +62,7 @@ def refused(paths: list[Path]) -> tuple[str, str]:
         ("model_9 model_10 optimizer_9 optimizer_10", "model_9.pt", "is not named as optimizer_9.pt is"),
     ],
 )  # fmt: skip
-def test_the_odd_name_is_the_one_that_is_told(tmp_path, names, odd, message):
+def test_the_odd_name_is_the_one_that_is_told(tmp_path: Path, names: str, odd: str, message: str) -> None:
     paths = saved(tmp_path, *(f"{name}.pt" for name in names.split()))
     with pytest.raises(SeriesError) as caught:
         find_series(paths)
@@ -83,13 +85,13 @@ def test_the_odd_name_is_the_one_that_is_told(tmp_path, names, odd, message):
         "lr_1e-4 lr_2e-4",
     ],
 )
-def test_a_setting_counts_nothing_and_that_is_the_reason_given(tmp_path, names):
+def test_a_setting_counts_nothing_and_that_is_the_reason_given(tmp_path: Path, names: str) -> None:
     paths = saved(tmp_path, *(f"{name}.pt" for name in names.split()))
     assert refused(paths)[1] == f"has no step and no integer in its name that counts: {SETTING}"
 
 
 @pytest.mark.parametrize("names", ["client_0_round_9 client_1_round_9", "fold1_epoch9 fold2_epoch10", "7b_9 13b_10"])
-def test_a_setting_beside_what_counts(tmp_path, names):
+def test_a_setting_beside_what_counts(tmp_path: Path, names: str) -> None:
     one, other = names.split()
     said = refused(saved(tmp_path, f"{one}.pt", f"{other}.pt"))[1]
     assert said in (f"differs from {one}: {SETTING}", f"differs from {other}: {SETTING}")
@@ -108,11 +110,11 @@ def test_a_setting_beside_what_counts(tmp_path, names):
         ("net-7b/epoch_1 net-13b/epoch_2", "in a setting, a size or a version, so its place in the series is unknown"),
     ],
 )
-def test_directories_of_several_runs(tmp_path, names, message):
+def test_directories_of_several_runs(tmp_path: Path, names: str, message: str) -> None:
     assert message in refused(saved(tmp_path, *(f"{name}.pt" for name in names.split())))[1]
 
 
-def test_numbers_that_take_turns_are_those_of_two_runs(tmp_path):
+def test_numbers_that_take_turns_are_those_of_two_runs(tmp_path: Path) -> None:
     paths = saved(tmp_path, "a/epoch_1.pt", "b/epoch_2.pt", "a/epoch_3.pt")
     said = f"is one of {tmp_path}/b, whose numbers are between those of {tmp_path}/a"
     assert refused(paths) == ("epoch_2.pt", said)
@@ -134,7 +136,7 @@ def test_numbers_that_take_turns_are_those_of_two_runs(tmp_path):
         ((("seed1/x.ckpt", 100), ("seed2/y.ckpt", 900)), "lies in seed2, which differs from seed1 in a setting"),
     ],
 )  # fmt: skip
-def test_recorded_steps_of_several_runs(tmp_path, checkpoints, message):
+def test_recorded_steps_of_several_runs(tmp_path: Path, checkpoints: tuple[tuple[str, int], ...], message: str) -> None:
     assert message in refused(recorded(tmp_path, *checkpoints))[1]
 
 
@@ -142,7 +144,7 @@ def test_recorded_steps_of_several_runs(tmp_path, checkpoints, message):
     "directories",
     [("run", "run-resumed"), ("version_0", "version_1"), ("run1", "run2"), ("2024-05-01", "2024-05-02"), ("a", "b")],
 )
-def test_a_run_that_goes_on_elsewhere_is_one_and_that_is_said(tmp_path, directories):
+def test_a_run_that_goes_on_elsewhere_is_one_and_that_is_said(tmp_path: Path, directories: tuple[str, str]) -> None:
     one, other = directories
     names = ((one, 100), (one, 200), (other, 300), (other, 400))
     paths = recorded(tmp_path, *((f"{directory}/epoch=0-step={step}.ckpt", step) for directory, step in names))
@@ -158,12 +160,12 @@ def test_a_run_that_goes_on_elsewhere_is_one_and_that_is_said(tmp_path, director
 @pytest.mark.parametrize(
     "names", ["100/step_100 200/step_200", "epoch_1/step_10 epoch_2/step_20", "ckpt_1/m_1 ckpt_2/m_2"]
 )
-def test_directories_of_one_checkpoint_each_are_no_runs(tmp_path, names):
+def test_directories_of_one_checkpoint_each_are_no_runs(tmp_path: Path, names: str) -> None:
     series = find_series(saved(tmp_path, *(f"{name}.pt" for name in names.split())))
     assert not any("directories as one run" in note for note in series.notes)
 
 
-def test_the_same_directory_by_another_way_is_one(tmp_path):
+def test_the_same_directory_by_another_way_is_one(tmp_path: Path) -> None:
     saved(tmp_path, "run/step_9.pt", "run/step_10.pt", "other/x.pt")
     paths = [tmp_path / "run/step_9.pt", tmp_path / "other/../run/step_10.pt"]
     assert find_series(paths).ticks == (9, 10)
@@ -177,7 +179,7 @@ def test_the_same_directory_by_another_way_is_one(tmp_path):
         ("v1-step-1 v1-step-2 v2-step-1 v2-step-2", "v1-step-1.pt …, v2-step-1.pt …", ": {}/v1-step*"),
     ],
 )
-def test_series_in_one_directory(tmp_path, names, series, hint):
+def test_series_in_one_directory(tmp_path: Path, names: str, series: str, hint: str) -> None:
     run = saved(tmp_path, *(f"run/{name}.pt" for name in names.split()))[0].parent
     with pytest.raises(CheckpointError) as caught:
         find_series([run])
@@ -188,26 +190,26 @@ def test_series_in_one_directory(tmp_path, names, series, hint):
     assert caught.value.hint == "give the checkpoints themselves as arguments, in order"
 
 
-def test_series_of_directories_in_one(tmp_path):
+def test_series_of_directories_in_one(tmp_path: Path) -> None:
     saved(tmp_path, *(f"run/{kind}_{n}/model.safetensors" for kind in ("epoch", "step") for n in (1, 2)))
     with pytest.raises(CheckpointError, match=r"holds 2 series: epoch_1 …, step_1 …"):
         find_series([tmp_path / "run"])
 
 
-def test_an_optimizer_beside_each_checkpoint_is_no_series(tmp_path):
+def test_an_optimizer_beside_each_checkpoint_is_no_series(tmp_path: Path) -> None:
     names = ("step_100", "step_200", "step_100_optimizer", "step_200_optimizer", "step_100_ema", "step_200_ema")
     saved(tmp_path, *(f"run/{name}.safetensors" for name in names))
     assert find_series([tmp_path / "run"]).ticks == (100, 200)
 
 
-def test_a_run_of_scores_asks_for_the_checkpoints_in_order(tmp_path):
+def test_a_run_of_scores_asks_for_the_checkpoints_in_order(tmp_path: Path) -> None:
     saved(tmp_path, "run/best_0.4.pt", "run/best_0.5.pt")
     with pytest.raises(CheckpointError, match=r"holds 2 sets of weights: best_0\.4\.pt, best_0\.5\.pt") as caught:
         find_series([tmp_path / "run"], Selection(order="given"))
     assert caught.value.hint == "give the checkpoints themselves as arguments, in order"
 
 
-def test_torch_files_that_were_converted_in_part(tmp_path):
+def test_torch_files_that_were_converted_in_part(tmp_path: Path) -> None:
     run = tmp_path / "run"
     saved(
         tmp_path,
@@ -220,7 +222,7 @@ def test_torch_files_that_were_converted_in_part(tmp_path):
     assert caught.value.hint == f"give the files of one of them: {run}/*.pt"
 
 
-def test_torch_files_that_were_converted_are_left_out_and_that_is_said(tmp_path):
+def test_torch_files_that_were_converted_are_left_out_and_that_is_said(tmp_path: Path) -> None:
     saved(tmp_path, *(f"run/step_{n}{suffix}" for n in (9, 10) for suffix in (".pt", ".safetensors")))
     series = find_series([tmp_path / "run"])
     assert [c.name for c in series.checkpoints] == ["step_9.safetensors", "step_10.safetensors"]
@@ -242,7 +244,9 @@ def test_torch_files_that_were_converted_are_left_out_and_that_is_said(tmp_path)
         ("a_10 b_9", ""),
     ],
 )
-def test_an_order_given_is_compared_with_what_names_say(tmp_path, belay, given, said):
+def test_an_order_given_is_compared_with_what_names_say(
+    tmp_path: Path, belay: Callable[..., Ran], given: str, said: str
+) -> None:
     paths = saved(tmp_path, *(f"{name}.pt" for name in given.split()))
     warnings = belay("plan", *paths, "--order", "given", "--json").json["warnings"]
     fall = [warning for warning in warnings if warning.startswith("the numbers fall")]
@@ -251,7 +255,7 @@ def test_an_order_given_is_compared_with_what_names_say(tmp_path, belay, given, 
 
 
 @pytest.mark.parametrize("folder", ["swa/checkpoint-{}/unet", "averaged_models/step_{}", "checkpoint-{}/swa"])
-def test_averages_in_directories_of_averages(tmp_path, folder):
+def test_averages_in_directories_of_averages(tmp_path: Path, folder: str) -> None:
     for n in (9, 10):
         saved(tmp_path, f"{folder.format(n)}/model.safetensors")
     top = folder.partition("{}")[0].rpartition("/")[0] or "."

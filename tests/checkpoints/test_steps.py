@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from belay_cli.checkpoints import open_checkpoint
 from belay_cli.checkpoints.meaning.recorded import RecordedStep, names_one_low
 from belay_cli.checkpoints.order.steps import agreed_step
 from belay_cli.errors import SeriesError
+from tests.conftest import Ran
 
 TEN = RecordedStep(10, "recorded as global_step")
 PATH = Path("epoch=0-step=9.ckpt")
 
 
 @pytest.mark.parametrize("version", ["1.5.10", "1.5.0rc1", "0.9.0", "1.4"])
-def test_early_lightning_names_one_step_too_low(version):
+def test_early_lightning_names_one_step_too_low(version: str) -> None:
     assert names_one_low({"pytorch-lightning_version": version})
     assert agreed_step(TEN, 9, PATH, True, named_low=names_one_low({"pytorch-lightning_version": version})) == TEN
     assert agreed_step(TEN, 10, PATH, True, named_low=True) == TEN
@@ -28,7 +31,7 @@ def test_early_lightning_names_one_step_too_low(version):
 
 
 @pytest.mark.parametrize("version", ["1.6.0", "2.6.6", "1.10.0", "", None, 1.5, "a", "9" * 5000])
-def test_others_name_the_step(version):
+def test_others_name_the_step(version: Any) -> None:
     assert not names_one_low({"pytorch-lightning_version": version})
     with pytest.raises(SeriesError, match="records step 10, but its name says 9"):
         agreed_step(TEN, 9, PATH, True, named_low=names_one_low({"pytorch-lightning_version": version}))
@@ -36,7 +39,7 @@ def test_others_name_the_step(version):
 
 
 @pytest.mark.parametrize("version", ["1.5.10", "1.6.0"])
-def test_checkpoints_of_lightning(tmp_path, belay, version):
+def test_checkpoints_of_lightning(tmp_path: Path, belay: Callable[..., Ran], version: str) -> None:
     for step in (10, 20):
         state = {"w": torch.full((4,), float(step))}
         saved = {"epoch": 0, "global_step": step, "pytorch-lightning_version": version, "state_dict": state}
@@ -49,7 +52,7 @@ def test_checkpoints_of_lightning(tmp_path, belay, version):
 
 
 @pytest.mark.parametrize("key", ["step", "global_step", "iter_num", "iteration", "steps"])
-def test_a_step_at_the_top_of_a_torch_file_counts(tmp_path, belay, key):
+def test_a_step_at_the_top_of_a_torch_file_counts(tmp_path: Path, belay: Callable[..., Ran], key: str) -> None:
     for step in (10, 20, 40):
         torch.save(
             {"model": {"w": torch.full((4,), float(step))}, key: step, "epoch": 1}, tmp_path / f"{step // 10}.pt"
@@ -62,7 +65,9 @@ def test_a_step_at_the_top_of_a_torch_file_counts(tmp_path, belay, key):
 
 
 @pytest.mark.parametrize(("step", "recorded"), [(100, 101), (100, 99), (100, 100)])
-def test_counters_may_be_saved_before_or_after_they_count(tmp_path, belay, step, recorded):
+def test_counters_may_be_saved_before_or_after_they_count(
+    tmp_path: Path, belay: Callable[..., Ran], step: int, recorded: int
+) -> None:
     for n in (step, 2 * step):
         saved = {"model": {"w": torch.zeros(2)}, "step": recorded - step + n}
         torch.save(saved, tmp_path / f"step_{n}.pt")
@@ -71,12 +76,12 @@ def test_counters_may_be_saved_before_or_after_they_count(tmp_path, belay, step,
 
 
 @pytest.mark.parametrize("value", [100.0, "100", True, None, -1, 10**18, torch.tensor(100)])
-def test_what_is_no_plain_integer_is_no_step(tmp_path, value):
+def test_what_is_no_plain_integer_is_no_step(tmp_path: Path, value: Any) -> None:
     torch.save({"model": {"w": torch.zeros(2)}, "step": value}, tmp_path / "a.pt")
     assert open_checkpoint(tmp_path / "a.pt").step is None
 
 
-def test_two_records_that_disagree_are_none(tmp_path, belay):
+def test_two_records_that_disagree_are_none(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     torch.save({"model": {"w": torch.zeros(2)}, "step": 3, "global_step": 300}, tmp_path / "a.pt")
     assert open_checkpoint(tmp_path / "a.pt").step is None
     torch.save({"model": {"w": torch.zeros(2)}, "step": 300}, tmp_path / "step_400.pt")
@@ -85,7 +90,7 @@ def test_two_records_that_disagree_are_none(tmp_path, belay):
     assert "records step 300, but its name says 400" in " ".join(ran.err.split())
 
 
-def test_a_step_of_each_epoch_is_no_step_of_the_run(tmp_path, belay):
+def test_a_step_of_each_epoch_is_no_step_of_the_run(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for epoch in (1, 2, 10):
         saved = {"model": {"w": torch.full((2,), float(epoch))}, "epoch": epoch, "step": 500}
         torch.save(saved, tmp_path / f"epoch_{epoch}.pt")

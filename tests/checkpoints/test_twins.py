@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,7 +17,7 @@ def model(value: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str, t
     return {"a": torch.full((300, 7), value, dtype=dtype), "n": torch.tensor(3), "e": torch.zeros(0, 2)}
 
 
-def test_the_same_tensors_in_other_files(tmp_path):
+def test_the_same_tensors_in_other_files(tmp_path: Path) -> None:
     torch.save({"model": model(), "step": 10, "more": list(range(99))}, tmp_path / "last.pt")
     torch.save({"step": 10, "model": model()}, tmp_path / "step_10.pt")
     save_file(model(), tmp_path / "step_10.safetensors")
@@ -36,7 +38,7 @@ def test_the_same_tensors_in_other_files(tmp_path):
         {**model(), "a": torch.cat([torch.ones(299, 7), torch.zeros(1, 7)])},
     ],
 )
-def test_other_tensors(tmp_path, other):
+def test_other_tensors(tmp_path: Path, other: dict[str, torch.Tensor]) -> None:
     save_file(model(), tmp_path / "step_10.safetensors")
     torch.save(other, tmp_path / "step_10.pt")
     one, two = (open_checkpoint(tmp_path / f"step_10{suffix}") for suffix in (".safetensors", ".pt"))
@@ -46,7 +48,7 @@ def test_other_tensors(tmp_path, other):
         find_series([tmp_path / "step_10.pt", tmp_path / "step_10.safetensors"])
 
 
-def test_a_tensor_whose_bytes_are_stored_in_another_order(tmp_path):
+def test_a_tensor_whose_bytes_are_stored_in_another_order(tmp_path: Path) -> None:
     tensor = torch.arange(35, dtype=torch.float32).reshape(5, 7)
     save_file({"w": tensor}, tmp_path / "a.safetensors")
     torch.save({"w": tensor.t().contiguous().t()}, tmp_path / "b.pt")

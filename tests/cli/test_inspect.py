@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.damaged import truncated
-from tests.conftest import make_files, make_run, tensors
+from tests.conftest import Ran, make_files, make_run, tensors
 
 
-def test_inspect_a_series(tmp_path, belay):
+def test_inspect_a_series(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("inspect", make_run(tmp_path / "run", steps=(1000, 200)))
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines() == [
@@ -32,7 +34,7 @@ def test_inspect_a_series(tmp_path, belay):
     ]
 
 
-def test_inspect_lists_everything_that_is_wrong(tmp_path, belay):
+def test_inspect_lists_everything_that_is_wrong(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path, steps=(100, 200, 300, 700))
     truncated(paths[1])
     save_file(tensors() | {"scale": torch.zeros(3)}, paths[2])
@@ -52,7 +54,7 @@ def test_inspect_lists_everything_that_is_wrong(tmp_path, belay):
     assert [entry["step"] for entry in found.json["checkpoints"]] == [100, 300, 700]
 
 
-def test_inspect_lists_tensors(tmp_path, belay):
+def test_inspect_lists_tensors(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("inspect", *make_files(tmp_path), "--tensors")
     assert "  embed.weight  float32  37×11     average" in ran.out.splitlines()
     assert "  seen          int64    a scalar  last" in ran.out.splitlines()
@@ -60,13 +62,15 @@ def test_inspect_lists_tensors(tmp_path, belay):
     assert {"name": "layer.bias", "dtype": "float32", "shape": [8], "bytes": 32} in listed
 
 
-def test_inspect_without_an_order(tmp_path, belay):
+def test_inspect_without_an_order(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("inspect", *make_files(tmp_path, steps=("a", "b"), name="{}.safetensors"))
     assert ran.code == 1
     assert "a.safetensors: has no step and no integer in its name" in ran.err
 
 
-def test_inspect_values_finds_what_is_not_finite(tmp_path, belay, monkeypatch):
+def test_inspect_values_finds_what_is_not_finite(
+    tmp_path: Path, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     paths = make_files(Path("ckpts"))
     spoiled = load_file(paths[2])
@@ -83,7 +87,7 @@ def test_inspect_values_finds_what_is_not_finite(tmp_path, belay, monkeypatch):
     assert belay("inspect", "ckpts", "--values", "--json").json["error"]["tensor"] == "layer.weight"
 
 
-def test_inspect_an_output(tmp_path, belay, monkeypatch):
+def test_inspect_an_output(tmp_path: Path, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run")
     assert belay("average", "run", "-o", "out", "-q", "--half-life", "10%").code == 0
@@ -103,3 +107,8 @@ def test_inspect_an_output(tmp_path, belay, monkeypatch):
         "belay: out: config.json is missing",
         "       make it again; belay verify out says more",
     ]
+    whole = Path("out/belay.json").read_text()
+    Path("out/belay.json").write_text(whole[:100])
+    assert "belay: out: belay.json cannot be read" in belay("inspect", "out").err
+    Path("out/belay.json").write_text(whole.replace("same", "float32", 1))
+    assert "belay: out: belay.json says something else than the metadata" in belay("inspect", "out").err

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from belay_cli import __version__, average
-from tests.conftest import make_files
+from tests.conftest import Ran, make_files
 
 REPORT = {
     "command": str,
@@ -33,7 +34,7 @@ REPORT = {
 }
 
 
-def test_json_of_average_and_plan(tmp_path, belay):
+def test_json_of_average_and_plan(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     options = ["-o", "out.safetensors", "--json", "-m", "belay", "--damping-ratio", "2", "--drop", "scale"]
     planned = belay("plan", *paths, *options).json
@@ -56,7 +57,7 @@ def test_json_of_average_and_plan(tmp_path, belay):
     assert planned["command"] == "plan"
 
 
-def test_an_error_as_json(tmp_path, belay):
+def test_an_error_as_json(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("average", tmp_path / "nowhere", "--json")
     assert (ran.code, ran.err) == (1, "")
     path = str(tmp_path / "nowhere")
@@ -66,7 +67,7 @@ def test_an_error_as_json(tmp_path, belay):
     assert usage.json["error"]["hint"] == "belay average --help"
 
 
-def test_json_is_one_object_though_the_picture_fails(tmp_path, belay):
+def test_json_is_one_object_though_the_picture_fails(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     make_files(tmp_path)
     for plot, code, message in (
         ("w.jpg", 2, "w.jpg is no name for a picture"),
@@ -77,7 +78,7 @@ def test_json_is_one_object_though_the_picture_fails(tmp_path, belay):
         assert ran.json["error"]["message"] == message
 
 
-def test_json_of_a_failure_has_an_error(tmp_path, belay):
+def test_json_of_a_failure_has_an_error(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     ran = belay("inspect", *paths, "nowhere", "--json")
     assert ran.code == 1

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from belay_cli import average
 from tests.conftest import Ran, make_files, make_run, tensors
 
 LOOKED_FOR = "looked for *.safetensors, *.pt, *.pth, *.bin, *.ckpt, in it and in its folders"
@@ -27,6 +28,11 @@ def nothing() -> None:
 
 def four() -> None:
     make_files(Path("ckpts"))
+
+
+def four_and_an_average() -> None:
+    four()
+    average("ckpts", "ema_average.safetensors")
 
 
 def run() -> None:
@@ -343,6 +349,30 @@ OPTIONS = {
         "--order", "given", "--unit", "step",
         message="--order given counts checkpoints, so --unit step has no meaning with it",
     ),
+    "an option given twice": Mistake(("plan", "ckpts", "--decay", "0.9", "--decay", "0.5"), four, 2,
+        "--decay is given twice", "give it once"),
+    "a method that is nearly one": Mistake(("plan", "ckpts", "-m", "belya"), four, 2,
+        "--method belya is unknown", "did you mean belay? one of: ema, belay"),
+    "a dtype that is nearly one": Mistake(("plan", "ckpts", "--dtype", "bf17"), four, 2,
+        "--dtype bf17 is unknown", "did you mean bfloat16? one of: same, float64, float32, bfloat16, float16"),
+    "a unit that is nearly one": Mistake(("plan", "ckpts", "--unit", "stpes"), four, 2,
+        "--unit stpes is unknown", "did you mean step? one of: auto, step, checkpoint"),
+    "curvature without feedback": Mistake(
+        ("plan", "ckpts", "-m", "belay", "--feedback", "0", "--curvature", "10", "--decay", "0.1"), four, 2,
+        "--curvature 10 has no meaning without feedback: nothing leaves the recorded path",
+        "leave --curvature out, or take a --feedback above 0"),
+    "a decay that is none": Mistake(("plan", "ckpts", "--decay", "nan"), four, 2,
+        "--decay must lie in [0, 1), not nan", "0.999 forgets half in 693 ticks"),
+    "a decay in percent": Mistake(("plan", "ckpts", "--decay", "99%"), four, 2,
+        "--decay takes a number, not 99%", "write 0.99"),
+    "a comma for a point": Mistake(("plan", "ckpts", "--every", "2,5"), four, 2,
+        "--every takes a whole number, not 2,5"),
+    "an option of plan given to average": Mistake(("average", "ckpts", "--plot", "p.svg"), four, 2,
+        "average has no --plot; belay plan has", "belay average --help"),
+    "an average among the checkpoints, by its record": Mistake(("average", "ckpts", "ema_average.safetensors"),
+        four_and_an_average, 1,
+        "ema_average.safetensors: was written by belay: it is an average, not a checkpoint",
+        "leave it out, or say --allow-averages"),
     "a branch without a push": Mistake(
         ("average", "ckpts", "--revision", "ema"), four, 2, "--revision goes with --push-to-hub"
     ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from tests.conftest import make_files
+from tests.conftest import Ran, make_files
 
 
-def test_plan_is_a_result_and_writes_nothing(tmp_path, belay):
+def test_plan_is_a_result_and_writes_nothing(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("plan", *make_files(tmp_path))
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"{tmp_path.name}: 4 checkpoints")
@@ -17,7 +19,7 @@ def test_plan_is_a_result_and_writes_nothing(tmp_path, belay):
     assert os.listdir(".") == []
 
 
-def test_plan_imports_no_torch_and_is_quick_on_many_checkpoints(tmp_path):
+def test_plan_imports_no_torch_and_is_quick_on_many_checkpoints(tmp_path: Path) -> None:
     # Time is not asserted here; benchmarks/ has it.
     make_files(tmp_path / "many", steps=range(1, 1001))
     program = (

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from belay_cli import Ema, average
 from belay_cli.engine.low_rank import average_update, relative_error
+from belay_cli.show.report import Report
+from tests.conftest import Ran
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = (100, 200, 300)
 
 
 class Net(torch.nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embed = torch.nn.Embedding(19, 12)
         self.conv = torch.nn.Conv2d(3, 6, 3)
@@ -29,7 +33,7 @@ class Net(torch.nn.Module):
         self.second = torch.nn.Linear(16, 10)
 
 
-def adapter(seed=0, modules=("first", "second", "conv", "embed"), **options):
+def adapter(seed: int = 0, modules: tuple[str, ...] = ("first", "second", "conv", "embed"), **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -42,12 +46,12 @@ def adapter(seed=0, modules=("first", "second", "conv", "embed"), **options):
     return model
 
 
-def run(**options):
+def run(**options: Any) -> None:
     for seed, step in enumerate(STEPS):
         adapter(seed, **options).save_pretrained(f"run/checkpoint-{step}")
 
 
-def updates(model):
+def updates(model: Any) -> dict[str, torch.Tensor]:
     """Every update, by module, as peft computes it."""
     from peft.tuners.lora import LoraLayer
 
@@ -58,15 +62,15 @@ def updates(model):
     }
 
 
-def loaded(directory):
+def loaded(directory: str) -> Any:
     from peft import PeftModel
 
     torch.manual_seed(0)
     return PeftModel.from_pretrained(Net(), directory)
 
 
-def expected(report, **options):
-    found = {}
+def expected(report: Report, **options: Any) -> Any:
+    found: dict[str, Any] = {}
     for seed, entry in enumerate(report.checkpoints):
         for name, update in updates(adapter(seed, **options)).items():
             found[name] = found.get(name, 0) + entry.coefficient * update
@@ -82,10 +86,10 @@ def expected(report, **options):
         {"modules_to_save": ["second"], "modules": ("first", "embed")},
     ],
 )
-def test_the_average_of_updates_is_exact(options, belay):
+def test_the_average_of_updates_is_exact(options: dict[str, Any], belay: Callable[..., Ran]) -> None:
     run(**options)
     report = average(["run"], "out", method=Ema(half_life="60%"), lora="delta", lora_rank=6)
-    assert report.discarded_energy < 1e-12
+    assert report.discarded_energy is not None and report.discarded_energy < 1e-12
     assert not any("no tensor is averaged" in warning for warning in report.warnings)
     found, exact = updates(loaded("out")), expected(report, **options)
     assert found.keys() == exact.keys()
@@ -96,7 +100,7 @@ def test_the_average_of_updates_is_exact(options, belay):
     assert belay("verify", "out", "--sample", "all").code == 0
 
 
-def test_its_own_rank_is_the_best_of_that_rank(belay):
+def test_its_own_rank_is_the_best_of_that_rank(belay: Callable[..., Ran]) -> None:
     run(modules=("first", "second"))
     report = average(["run"], "out", method=Ema(half_life="60%"), lora="delta")
     found, exact = updates(loaded("out")), expected(report, modules=("first", "second"))
@@ -111,7 +115,7 @@ def test_its_own_rank_is_the_best_of_that_rank(belay):
     assert Path("out/adapter_config.json").read_bytes() == Path("run/checkpoint-300/adapter_config.json").read_bytes()
 
 
-def test_a_changed_update_is_found(belay):
+def test_a_changed_update_is_found(belay: Callable[..., Ran]) -> None:
     run(modules=("first",))
     average(["run"], "out", lora="delta")
     record = json.loads(Path("out/belay.json").read_text())
@@ -133,7 +137,7 @@ def test_a_changed_update_is_found(belay):
     assert "off the average of the updates" in ran.out
 
 
-def test_factors_are_averaged_as_they_are(belay):
+def test_factors_are_averaged_as_they_are(belay: Callable[..., Ran]) -> None:
     run()
     ran = belay("average", "run", "-o", "out", "--lora", "factors")
     assert ran.code == 0
@@ -141,7 +145,7 @@ def test_factors_are_averaged_as_they_are(belay):
     assert belay("verify", "out").code == 0
 
 
-def test_without_a_choice_both_are_explained(belay):
+def test_without_a_choice_both_are_explained(belay: Callable[..., Ran]) -> None:
     run()
     ran = belay("average", "run", "-o", "out")
     assert (ran.code, os.listdir(".")) == (1, ["run"])
@@ -152,7 +156,7 @@ def test_without_a_choice_both_are_explained(belay):
     ]
 
 
-def config(change, step=300):
+def config(change: dict[str, Any], step: int = 300) -> None:
     path = Path(f"run/checkpoint-{step}/adapter_config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
@@ -167,7 +171,7 @@ def config(change, step=300):
         ({"peft_type": "LOHA"}, 300, 'is an adapter of the kind "LOHA", whose update is no product'),
     ],
 )
-def test_what_delta_refuses(belay, change, step, said):
+def test_what_delta_refuses(belay: Callable[..., Ran], change: dict[str, Any], step: int, said: str) -> None:
     run(modules=("first",))
     config(change, step)
     ran = belay("average", "run", "-o", "out", "--lora", "delta")
@@ -177,7 +181,7 @@ def test_what_delta_refuses(belay, change, step, said):
 
 
 @pytest.mark.parametrize("choice", [[], ["--lora", "delta"], ["--lora", "factors"]])
-def test_what_is_linear_needs_no_choice(belay, choice):
+def test_what_is_linear_needs_no_choice(belay: Callable[..., Ran], choice: list[str]) -> None:
     from peft import IA3Config, get_peft_model
 
     for seed, step in enumerate(STEPS):
@@ -189,14 +193,14 @@ def test_what_is_linear_needs_no_choice(belay, choice):
     assert belay("verify", "out").code == 0
 
 
-def test_another_rank_after_an_orthogonal_beginning(belay):
+def test_another_rank_after_an_orthogonal_beginning(belay: Callable[..., Ran]) -> None:
     run(modules=("first", "second"), init_lora_weights="orthogonal")
     report = average(["run"], "out", method=Ema(half_life="60%"), lora="delta", lora_rank=5)
     assert len(updates(loaded("out"))) == 2
-    assert report.discarded_energy < 0.5
+    assert report.discarded_energy is not None and report.discarded_energy < 0.5
 
 
-def test_dora_is_known_by_its_tensors(belay):
+def test_dora_is_known_by_its_tensors(belay: Callable[..., Ran]) -> None:
     run(modules=("first",), use_dora=True)
     config({"use_dora": False}, 100)
     for step in STEPS:
@@ -207,7 +211,7 @@ def test_dora_is_known_by_its_tensors(belay):
     )
 
 
-def test_options_that_do_not_fit(belay, tmp_path):
+def test_options_that_do_not_fit(belay: Callable[..., Ran], tmp_path: Path) -> None:
     run(modules=("first",))
     assert belay("average", "run", "--lora", "both").code == 2
     assert belay("average", "run", "--lora", "factors", "--lora-rank", "3").code == 2
@@ -229,7 +233,7 @@ def test_options_that_do_not_fit(belay, tmp_path):
     assert belay("average", tmp_path / "step-1.safetensors", "--lora", "delta").code == 2
 
 
-def test_the_same_bytes_every_time():
+def test_the_same_bytes_every_time() -> None:
     run()
     for name, threads in (("one", 1), ("two", 2)):
         average(["run"], name, lora="delta", threads=threads)
@@ -241,7 +245,7 @@ def test_the_same_bytes_every_time():
     seed=st.integers(0, 1000),
     scale=st.sampled_from([1e-6, 1.0, 1e4]),
 )
-def test_sums_of_products(sizes, seed, scale):
+def test_sums_of_products(sizes: tuple[int, ...], seed: int, scale: float) -> None:
     out, into, r, count = sizes
     g = torch.Generator().manual_seed(seed)
     parts = [
@@ -265,7 +269,7 @@ def test_sums_of_products(sizes, seed, scale):
     )
 
 
-def test_many_factors_take_little_memory_and_lose_nothing(monkeypatch):
+def test_many_factors_take_little_memory_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from belay_cli.engine import low_rank
 
     monkeypatch.setattr(low_rank, "_WIDEST", 8)

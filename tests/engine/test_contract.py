@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def fused(c: float, x: float, acc: float) -> float:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 100, 257])
-def test_every_element_is_one_fused_multiply_add(n):
+def test_every_element_is_one_fused_multiply_add(n: int) -> None:
     g = torch.Generator().manual_seed(n)
     x, acc = torch.randn(n, generator=g, dtype=torch.float64), torch.randn(n, generator=g, dtype=torch.float64)
     c = float(torch.rand((), generator=g, dtype=torch.float64))
@@ -28,7 +29,7 @@ def test_every_element_is_one_fused_multiply_add(n):
     assert acc.tolist() == expected
 
 
-def test_a_product_rounded_by_itself_would_be_seen():
+def test_a_product_rounded_by_itself_would_be_seen() -> None:
     x = torch.full((9,), 1 + 2.0**-30, dtype=torch.float64)
     acc = torch.full((9,), -1.0, dtype=torch.float64)
     accumulate(acc, x, 1 + 2.0**-30, first=False)
@@ -37,7 +38,7 @@ def test_a_product_rounded_by_itself_would_be_seen():
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=70), st.floats(-2, 2))
-def test_the_first_product_keeps_signed_zeros(values, c):
+def test_the_first_product_keeps_signed_zeros(values: Any, c: Any) -> None:
     x = torch.tensor(values, dtype=torch.float64)
     acc = torch.full_like(x, float("nan"))
     accumulate(acc, x, c, first=True)
@@ -45,7 +46,7 @@ def test_the_first_product_keeps_signed_zeros(values, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_widening_is_exact(dtype):
+def test_widening_is_exact(dtype: torch.dtype) -> None:
     bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16)
     x = bits.view(dtype) if dtype.itemsize == 2 else torch.randn(1 << 16, dtype=dtype)
     wide = torch.empty(x.numel(), dtype=torch.float64)
@@ -55,7 +56,7 @@ def test_widening_is_exact(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_the_last_rounding_is_to_nearest(dtype):
+def test_the_last_rounding_is_to_nearest(dtype: torch.dtype) -> None:
     # near the halfway points between neighbours; 16-bit dtypes are reached through float32
     near = 2**-20 if dtype == torch.float32 else 2**-12
     exact = torch.arange(1, 2000, dtype=torch.float64).to(dtype).double()
@@ -68,7 +69,7 @@ def test_the_last_rounding_is_to_nearest(dtype):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_what_is_not_finite_is_seen_anywhere(value, dtype):
+def test_what_is_not_finite_is_seen_anywhere(value: float, dtype: torch.dtype) -> None:
     for n in (1, 2, 33, 1000):
         x = torch.ones(n, dtype=dtype)
         assert all_finite(x)

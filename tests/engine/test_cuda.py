@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +15,7 @@ from tests.engine.test_replay import RULES, digest, spoiled, tensor_bytes
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("chunk", [None, 64])
-def test_a_gpu_writes_the_bytes_of_the_cpu(tmp_path, dtype, chunk):
+def test_a_gpu_writes_the_bytes_of_the_cpu(tmp_path: Path, dtype: torch.dtype, chunk: Any) -> None:
     run = make_run(tmp_path / "run", steps=range(100, 900, 100), dtype=dtype)
     for device in ("cpu", "cuda"):
         outputs = [f"{device}{i}" for i in range(len(RULES))]
@@ -21,7 +24,7 @@ def test_a_gpu_writes_the_bytes_of_the_cpu(tmp_path, dtype, chunk):
         assert digest(f"cuda{i}") == digest(f"cpu{i}")
 
 
-def test_tensors_of_many_chunks(tmp_path):
+def test_tensors_of_many_chunks(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     for i in range(5):
@@ -31,14 +34,14 @@ def test_tensors_of_many_chunks(tmp_path):
     assert tensor_bytes("cuda.safetensors") == tensor_bytes("cpu.safetensors")
 
 
-def test_what_is_not_finite_is_named(tmp_path):
+def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
     from belay_cli.errors import NumericError
 
     with pytest.raises(NumericError, match="'layer.weight' holds NaN"):
         average(spoiled(tmp_path), "out.safetensors", device="cuda")
 
 
-def test_a_device_that_is_not_there(tmp_path):
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     from belay_cli.errors import DeviceError
 
     with pytest.raises(DeviceError, match=r"there are \d+ CUDA devices, counted from 0"):

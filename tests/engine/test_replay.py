@@ -7,6 +7,7 @@ import json
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.engine import cuda
 from belay_cli.errors import CheckpointError, DeviceError, NumericError
 from belay_cli.output.writer import staged_outputs
+from belay_cli.planning import Plan
 from belay_cli.show.listener import Nobody
 from tests.conftest import make_files, make_run, tensors
 
@@ -52,7 +54,7 @@ def assert_within_contract(written: torch.Tensor, inputs: list[torch.Tensor], co
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("rule", [Ema(), Belay(), Ema(damping_ratio=0.5), Ema(debias=True)])
-def test_every_element_is_within_the_contract(tmp_path, dtype, rule):
+def test_every_element_is_within_the_contract(tmp_path: Path, dtype: torch.dtype, rule: Any) -> None:
     paths = make_files(tmp_path, dtype=dtype)
     report = average(paths, "out.safetensors", method=rule)
     coefficients = [entry.coefficient for entry in report.checkpoints]
@@ -66,7 +68,7 @@ def test_every_element_is_within_the_contract(tmp_path, dtype, rule):
 
 
 @pytest.mark.parametrize("target", ["float64", "float32", "bfloat16", "float16"])
-def test_other_dtypes_of_the_output_are_within_the_contract(tmp_path, target):
+def test_other_dtypes_of_the_output_are_within_the_contract(tmp_path: Path, target: Any) -> None:
     paths = make_files(tmp_path)
     report = average(paths, "out.safetensors", dtype=target, last="layer.bias")
     coefficients = [entry.coefficient for entry in report.checkpoints]
@@ -79,7 +81,7 @@ def test_other_dtypes_of_the_output_are_within_the_contract(tmp_path, target):
     assert torch.equal(written["layer.bias"], inputs[-1]["layer.bias"].to(dtype))
 
 
-def test_terms_that_cancel_keep_their_digits(tmp_path):
+def test_terms_that_cancel_keep_their_digits(tmp_path: Path) -> None:
     # 1 − 1 + tiny: in float32 the tiny one would be gone
     rows = [torch.full((64,), 1.0), torch.full((64,), -1.0), torch.full((64,), 1e-12)]
     for i, row in enumerate(rows):
@@ -89,7 +91,7 @@ def test_terms_that_cancel_keep_their_digits(tmp_path):
     assert_within_contract(load_file("out.safetensors")["w"], rows, coefficients)
 
 
-def test_a_small_step_is_not_lost_in_bfloat16(tmp_path):
+def test_a_small_step_is_not_lost_in_bfloat16(tmp_path: Path) -> None:
     # An EMA held in bfloat16 does not move at all at this decay.
     for i in range(60):
         save_file({"w": torch.full((8,), 1.0 + i / 8, dtype=torch.bfloat16)}, tmp_path / f"step-{i}.safetensors")
@@ -97,19 +99,22 @@ def test_a_small_step_is_not_lost_in_bfloat16(tmp_path):
     assert 1.2 < load_file("out.safetensors")["w"][0].item() < 1.3
 
 
-def test_equal_to_torch_averaged_model(tmp_path):
+def test_equal_to_torch_averaged_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
-    decay, theirs = 0.9, None
+    decay = 0.9
+    theirs: AveragedModel | None = None
     for step in range(12):
         for p in model.parameters():
             p.data.add_(torch.randn_like(p), alpha=0.1)
         save_file(model.state_dict(), tmp_path / f"step-{step}.safetensors")
         if theirs is None:
-            theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+            updates = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            theirs = AveragedModel(model, multi_avg_fn=updates)
         theirs.update_parameters(model)
     average([tmp_path], "out.safetensors", method=Ema(decay=decay))
     ours = load_file("out.safetensors")
+    assert theirs is not None
     for name, tensor in theirs.module.state_dict().items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -121,7 +126,7 @@ def digest(path: Path | str) -> str:
 
 def tensor_bytes(path: Path | str) -> dict[str, bytes]:
     files = [Path(path)] if Path(path).is_file() else sorted(Path(path).glob("*.safetensors"))
-    found = {}
+    found: dict[str, bytes] = {}
     for file in files:
         found |= {k: v.reshape(-1).view(torch.uint8).numpy().tobytes() for k, v in load_file(file).items()}
     return found
@@ -134,10 +139,12 @@ def tensor_bytes(path: Path | str) -> dict[str, bytes]:
     shard=st.sampled_from([None, "1kB", "700B", "3kB"]),
     dtype=st.sampled_from(["same", "bfloat16"]),
 )
-def test_no_byte_depends_on_chunks_threads_or_shards(tmp_path, chunk, threads, shard, dtype):
+def test_no_byte_depends_on_chunks_threads_or_shards(
+    tmp_path: Path, chunk: int, threads: int, shard: str | None, dtype: str
+) -> None:
     if not (tmp_path / "run").exists():
         make_run(tmp_path / "run")
-    options = {"method": Belay(half_life="2checkpoints"), "dtype": dtype, "overwrite": True}
+    options: dict[str, Any] = {"method": Belay(half_life="2checkpoints"), "dtype": dtype, "overwrite": True}
     average([tmp_path / "run"], f"whole-{dtype}", **options)
     average([tmp_path / "run"], "parts", chunk=chunk, threads=threads, max_shard_size=shard, **options)
     assert tensor_bytes("parts") == tensor_bytes(f"whole-{dtype}")
@@ -145,10 +152,12 @@ def test_no_byte_depends_on_chunks_threads_or_shards(tmp_path, chunk, threads, s
         assert digest("parts") == digest(f"whole-{dtype}")
 
 
-def test_the_same_inputs_and_options_give_the_same_file_whatever_was_typed(tmp_path, monkeypatch):
+def test_the_same_inputs_and_options_give_the_same_file_whatever_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = make_files(tmp_path)
     average(paths, "a.safetensors", method=Ema(half_life="100steps"))
-    average(reversed(paths), "b.safetensors", method=Ema(half_life="1checkpoint"), threads=1)
+    average(reversed(paths), "b.safetensors", method=Ema(half_life="1checkpoint"), threads=1)  # type: ignore[call-overload]
     monkeypatch.chdir(tmp_path)
     average(["."], tmp_path / "work/c.safetensors", method=Ema(half_life=100))
     digests = {digest(tmp_path / "work" / name) for name in ("a.safetensors", "b.safetensors", "c.safetensors")}
@@ -158,7 +167,7 @@ def test_the_same_inputs_and_options_give_the_same_file_whatever_was_typed(tmp_p
 RULES = [*(Ema(half_life=h) for h in (50, 100, 200)), Belay(), Ema(damping_ratio=0.4), Ema(decay=0.0)]
 
 
-def test_several_outputs_in_one_read_are_the_same_files(tmp_path):
+def test_several_outputs_in_one_read_are_the_same_files(tmp_path: Path) -> None:
     paths = make_files(tmp_path, steps=range(100, 900, 100))
     together = average(paths, rules=RULES, outputs=[f"k{i}.safetensors" for i in range(len(RULES))])
     for i, rule in enumerate(RULES):
@@ -171,10 +180,10 @@ def test_several_outputs_in_one_read_are_the_same_files(tmp_path):
     )
 
 
-def replay_on_twin(arguments, rules, outputs, **options):
+def replay_on_twin(arguments: list[Path], rules: list[Any], outputs: list[str], **options: Any) -> Plan:
     """The GPU's pipeline with the CPU as its device."""
     plan = prepare(arguments, rules, outputs, *plan_options(options), Nobody())
-    told = []
+    told: list[int] = []
     with staged_outputs(plan, fingerprints(plan.series.checkpoints)) as writers:
         cuda.replay_on_device(plan, writers, told.append, torch.device("cpu"))
     assert told[-1] == plan.data_read
@@ -183,7 +192,7 @@ def replay_on_twin(arguments, rules, outputs, **options):
 
 @pytest.mark.parametrize("chunk", [None, 64, 192])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_twin_of_the_gpu_writes_the_same_bytes(tmp_path, chunk, threads):
+def test_the_twin_of_the_gpu_writes_the_same_bytes(tmp_path: Path, chunk: int | None, threads: int) -> None:
     run = make_run(tmp_path / "run", steps=range(100, 900, 100), dtype=torch.bfloat16)
     names = [f"gpu{i}" for i in range(len(RULES))]
     replay_on_twin([run], RULES, names, chunk=chunk, threads=threads, max_shard_size="1kB", last=["layer.*"])
@@ -192,7 +201,7 @@ def test_the_twin_of_the_gpu_writes_the_same_bytes(tmp_path, chunk, threads):
         assert digest(f"gpu{i}") == digest(f"cpu{i}")
 
 
-def test_the_twin_of_the_gpu_finds_what_is_not_finite(tmp_path):
+def test_the_twin_of_the_gpu_finds_what_is_not_finite(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     broken = tensors(1) | {"layer.bias": torch.full((8,), float("nan"))}
     save_file(broken, paths[1])
@@ -201,10 +210,12 @@ def test_the_twin_of_the_gpu_finds_what_is_not_finite(tmp_path):
     assert not Path("out.safetensors").exists()
 
 
-def test_a_gpu_without_memory_gets_smaller_chunks_and_then_an_error(tmp_path, monkeypatch):
+def test_a_gpu_without_memory_gets_smaller_chunks_and_then_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = []
 
-    def exhausted(plan, writers, device, n, threads):
+    def exhausted(plan: Any, writers: Any, device: Any, n: Any, threads: Any) -> None:
         sizes.append(n)
         raise torch.OutOfMemoryError
 
@@ -215,7 +226,7 @@ def test_a_gpu_without_memory_gets_smaller_chunks_and_then_an_error(tmp_path, mo
     assert sizes[-1] == 4 << 10
 
 
-def test_a_checkpoint_without_a_coefficient_is_not_read(tmp_path):
+def test_a_checkpoint_without_a_coefficient_is_not_read(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     report = average(paths, "out.safetensors", method=Ema(decay=0.0))
     assert [entry.coefficient for entry in report.checkpoints] == [0, 0, 0, 1]
@@ -223,14 +234,14 @@ def test_a_checkpoint_without_a_coefficient_is_not_read(tmp_path):
     assert tensor_bytes("out.safetensors") == tensor_bytes(paths[-1])
 
 
-def test_one_checkpoint_is_copied_bit_for_bit(tmp_path):
+def test_one_checkpoint_is_copied_bit_for_bit(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([-0.0, 0.0, 1e-45, -1.5])}, tmp_path / "step-1.safetensors")
     report = average([tmp_path / "step-1.safetensors"], "out.safetensors")
     assert tensor_bytes("out.safetensors") == tensor_bytes(tmp_path / "step-1.safetensors")
     assert report.warnings == ["one checkpoint only: the average is a copy of it"]
 
 
-def spoiled(tmp_path, name="layer.weight", value=float("nan"), place=17):
+def spoiled(tmp_path: Path, name: str = "layer.weight", value: float = float("nan"), place: int = 17) -> list[Path]:
     paths = make_files(tmp_path)
     broken = tensors(2)
     broken[name].view(-1)[place] = value
@@ -246,7 +257,7 @@ def spoiled(tmp_path, name="layer.weight", value=float("nan"), place=17):
         (-float("inf"), "-inf", "for a mask, keep the last checkpoint's: --last 'layer.weight'"),
     ],
 )
-def test_what_is_not_finite_is_named(tmp_path, value, kind, mend):
+def test_what_is_not_finite_is_named(tmp_path: Path, value: float, kind: str, mend: str) -> None:
     paths = spoiled(tmp_path, value=value)
     with pytest.raises(NumericError) as caught:
         average(paths, "out.safetensors")
@@ -256,7 +267,7 @@ def test_what_is_not_finite_is_named(tmp_path, value, kind, mend):
     assert os.listdir(".") == []
 
 
-def test_the_mends_of_what_is_not_finite(tmp_path):
+def test_the_mends_of_what_is_not_finite(tmp_path: Path) -> None:
     paths = spoiled(tmp_path, value=-float("inf"))
     average(paths, "all.safetensors", allow_nonfinite=True)
     assert load_file("all.safetensors")["layer.weight"].view(-1)[17] == -float("inf")
@@ -264,7 +275,7 @@ def test_the_mends_of_what_is_not_finite(tmp_path):
     assert torch.equal(load_file("last.safetensors")["layer.weight"], tensors(3)["layer.weight"])
 
 
-def test_the_first_broken_tensor_is_named_whichever_thread_finds_one(tmp_path):
+def test_the_first_broken_tensor_is_named_whichever_thread_finds_one(tmp_path: Path) -> None:
     rows = [{f"w{i:03d}": torch.randn(300) for i in range(50)} for _ in range(3)]
     for i in range(20, 50):
         rows[1][f"w{i:03d}"][5] = float("nan")
@@ -275,7 +286,7 @@ def test_the_first_broken_tensor_is_named_whichever_thread_finds_one(tmp_path):
             average([tmp_path], "out.safetensors", threads=4, chunk=64)
 
 
-def test_an_average_too_large_for_its_dtype(tmp_path):
+def test_an_average_too_large_for_its_dtype(tmp_path: Path) -> None:
     for i in range(3):
         save_file({"w": torch.full((5,), 1e5), "v": torch.ones(2)}, tmp_path / f"step-{i}.safetensors")
     for allow in (False, True):
@@ -288,14 +299,14 @@ def test_an_average_too_large_for_its_dtype(tmp_path):
     average([tmp_path], "out.safetensors", dtype="bfloat16")
 
 
-def test_infinity_beside_an_overflow_does_not_hide_it(tmp_path):
+def test_infinity_beside_an_overflow_does_not_hide_it(tmp_path: Path) -> None:
     for i in range(2):
         save_file({"w": torch.tensor([float("inf"), 1e5])}, tmp_path / f"step-{i}.safetensors")
     with pytest.raises(NumericError, match="too large for float16"):
         average([tmp_path], "out.safetensors", dtype="float16", allow_nonfinite=True)
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path):
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     plan = prepare(paths, [Ema()], ["out.safetensors"], *plan_options({}), Nobody())
     marks = fingerprints(plan.series.checkpoints)
@@ -310,7 +321,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     assert os.listdir(".") == []
 
 
-def test_metadata_is_enough_to_repeat_the_average(tmp_path):
+def test_metadata_is_enough_to_repeat_the_average(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     report = average([run], "out", method=Belay(half_life="2checkpoints"), drop="scale", dtype="bfloat16")
     with safe_open("out/model.safetensors", framework="pt") as file:
@@ -329,7 +340,7 @@ def test_metadata_is_enough_to_repeat_the_average(tmp_path):
     assert str(tmp_path) not in str(metadata)
 
 
-def test_a_program_keeps_its_number_of_torch_threads(tmp_path):
+def test_a_program_keeps_its_number_of_torch_threads(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     average(make_files(tmp_path), "out.safetensors")
     assert torch.get_num_threads() == before
@@ -338,10 +349,10 @@ def test_a_program_keeps_its_number_of_torch_threads(tmp_path):
 @pytest.mark.parametrize("chunk", [None, 64])
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("sync", [True, False])  # whether there is a disk to wait for, and so a time to hash in
-def test_the_digests_are_those_of_the_tensors(tmp_path, chunk, threads, sync):
+def test_the_digests_are_those_of_the_tensors(tmp_path: Path, chunk: int | None, threads: int, sync: bool) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", chunk=chunk, threads=threads, max_shard_size="1kB", dtype="bfloat16", sync=sync)
-    seen = set()
+    seen: set[str] = set()
     for path in Path("out").glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             digests = json.loads(file.metadata()["belay.digests"])

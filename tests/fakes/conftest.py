@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]
 
 from tests.fakes.hub import HubServer, hub_client
 from tests.fakes.hub_requests import TOKENS
@@ -26,11 +27,11 @@ def server() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def waits(server, tmp_path) -> Iterator[list[float]]:
+def waits(server: HubServer, tmp_path: Path) -> Iterator[list[float]]:
     with hub_client(server, tmp_path / "home", "hf_w") as waits:
         yield waits
 
 
 @pytest.fixture
-def api(waits) -> HfApi:
+def api(waits: list[float]) -> HfApi:
     return HfApi()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from tests.fakes.hub import GITATTRIBUTES
+from tests.fakes.hub import GITATTRIBUTES, HubServer
 from tests.fakes.hub_requests import add
 
 # The client uploads LFS files in the way that its own HTTP library calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def test_whoami(api):
+def test_whoami(api: HfApi) -> None:
     me = api.whoami()
     assert (me["name"], [org["name"] for org in me["orgs"]]) == ("user", ["org"])
     assert me["auth"]["accessToken"]["role"] == "write"
@@ -23,7 +23,7 @@ def test_whoami(api):
         assert caught.value.response.status_code == 401
 
 
-def test_repos_are_created_once_and_in_own_namespaces(server, api):
+def test_repos_are_created_once_and_in_own_namespaces(server: HubServer, api: HfApi) -> None:
     url = api.create_repo("org/model", private=True)
     assert (str(url), url.repo_id) == (f"{server.endpoint}/org/model", "org/model")
     assert server.repo("org/model").private
@@ -50,7 +50,9 @@ def test_repos_are_created_once_and_in_own_namespaces(server, api):
         ("hf_r", 403, HfHubHTTPError, "write token"),
     ],
 )
-def test_who_may_not_write(server, api, token, status, kind, message):
+def test_who_may_not_write(
+    server: HubServer, api: HfApi, token: bool | str, status: int, kind: type[HfHubHTTPError], message: str
+) -> None:
     repo = server.make_repo("org/model")
     for attempt in (
         lambda: api.create_commit("org/model", add(a__txt=b"a"), commit_message="a", token=token),
@@ -63,17 +65,18 @@ def test_who_may_not_write(server, api, token, status, kind, message):
     assert list(repo.refs) == ["refs/heads/main"]
 
 
-def test_what_is_not_there_and_what_is_private(server, api):
+def test_what_is_not_there_and_what_is_private(server: HubServer, api: HfApi) -> None:
     server.make_repo("org/model", {"main": {"a.txt": b"a"}})
     server.make_repo("org/secret", {"main": {"a.txt": b"a"}}, private=True)
     server.make_repo("strangers/secret", private=True)
     assert api.model_info("org/secret", token="hf_r").private
-    for name, token, status in [
+    cases: list[tuple[str, str | bool, int]] = [
         ("org/none", "hf_w", 404),
         ("org/none", False, 401),
         ("org/secret", False, 401),
         ("strangers/secret", "hf_w", 404),
-    ]:
+    ]
+    for name, token, status in cases:
         with pytest.raises(RepositoryNotFoundError) as caught:
             api.model_info(name, token=token)
         assert caught.value.response.status_code == status

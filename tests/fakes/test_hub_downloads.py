@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from huggingface_hub import HfApi, HfFileSystem, get_session, hf_hub_download
 
@@ -13,12 +16,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.mark.parametrize("page_size", [None, 2])
-def test_listings(tmp_path, page_size):
+def test_listings(tmp_path: Path, page_size: int | None) -> None:
     with HubServer(page_size=page_size) as server, hub_client(server, tmp_path):
         api, repo = HfApi(), server.make_repo("org/model", {"step1000": FILES})
         changed = repo.write({"config.json": b"{ }"}, "step1000")
 
-        def tree(path: str | None = None, **options: bool) -> dict[str, object]:
+        def tree(path: str | None = None, **options: Any) -> dict[str, Any]:
             return {e.path: e for e in api.list_repo_tree("org/model", path, revision="step1000", **options)}
 
         assert set(tree()) == {"config.json", "model.safetensors", "sub"}
@@ -38,21 +41,22 @@ def test_listings(tmp_path, page_size):
         assert any("cursor=" in target for _, target in server.requests) == (page_size is not None)
 
 
-def test_model_info(server, api):
+def test_model_info(server: HubServer, api: HfApi) -> None:
     repo = server.make_repo("org/model", {"main": FILES})
     info = api.model_info("org/model", files_metadata=True)
     assert (info.id, info.sha, info.private) == ("org/model", repo.commits()[0].id, False)
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings}
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     assert {name: sibling.size for name, sibling in siblings.items()} == {n: len(data) for n, data in FILES.items()}
-    assert siblings["model.safetensors"].lfs.sha256 == sha256(WEIGHTS)
+    lfs = siblings["model.safetensors"].lfs
+    assert lfs is not None and lfs.sha256 == sha256(WEIGHTS)
     assert siblings["config.json"].lfs is None
     assert siblings["config.json"].blob_id == repo.commits()[0].blobs["config.json"].oid
     plain = api.model_info("org/model", revision=repo.first.id)
-    assert [(sibling.rfilename, sibling.size) for sibling in plain.siblings] == [(".gitattributes", None)]
+    assert [(sibling.rfilename, sibling.size) for sibling in plain.siblings or ()] == [(".gitattributes", None)]
 
 
 @pytest.mark.parametrize("redirect", [False, True])
-def test_downloads(tmp_path, redirect):
+def test_downloads(tmp_path: Path, redirect: bool) -> None:
     with HubServer(TOKENS, redirect=redirect) as server, hub_client(server, tmp_path, "hf_r"):
         commit = server.make_repo("org/secret", {"step1000": FILES}, private=True).commits("step1000")[0]
         for name, data in FILES.items():
@@ -72,7 +76,7 @@ def test_downloads(tmp_path, redirect):
         assert not any("Authorization" in request.headers for request in fetched)
 
 
-def test_headers_of_a_download(server, api):
+def test_headers_of_a_download(server: HubServer, api: HfApi) -> None:
     commit = server.make_repo("org/model", {"main": FILES}).commits()[0]
     url = f"{server.endpoint}/org/model/resolve/main/model.safetensors"
 

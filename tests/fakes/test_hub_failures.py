@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx2
 import pytest
-from huggingface_hub import CommitOperationAdd, HfFileSystem, constants, get_session, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem, constants, get_session, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from tests.fakes.hub import HubServer, environment, hub_client
@@ -32,7 +33,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
         (429, HfHubHTTPError, False),
     ],
 )
-def test_a_commit_that_fails_is_made_whole_or_not_at_all_and_sent_once(server, api, waits, how, kind, made):
+def test_a_commit_that_fails_is_made_whole_or_not_at_all_and_sent_once(
+    server: HubServer, api: HfApi, waits: list[float], how: str | int, kind: type[Exception], made: bool
+) -> None:
     repo = server.make_repo("org/model")
     failure = server.fail(COMMIT, how, seconds=0.05)
     with pytest.raises(kind):
@@ -47,7 +50,9 @@ def test_a_commit_that_fails_is_made_whole_or_not_at_all_and_sent_once(server, a
 
 @pytest.mark.parametrize("step", ["/preupload/", "/objects/batch", "PUT .*/1", "PUT .*/2", "/complete/", "/verify"])
 @pytest.mark.parametrize("how", ["refused", "cut before", "cut during", "cut after", 503])
-def test_the_client_itself_tries_the_other_steps_again(server, api, waits, tmp_path, step, how):
+def test_the_client_itself_tries_the_other_steps_again(
+    server: HubServer, api: HfApi, waits: list[float], tmp_path: Path, step: str, how: str | int
+) -> None:
     repo = server.make_repo("org/model")
     (tmp_path / "a.safetensors").write_bytes(WEIGHTS)
     failure = server.fail(step, how)
@@ -57,7 +62,7 @@ def test_the_client_itself_tries_the_other_steps_again(server, api, waits, tmp_p
     assert (len(failure.hits), waits) == (1, [1])
 
 
-def test_an_upload_that_fails_for_good_hides_its_cause(server, api, waits):
+def test_an_upload_that_fails_for_good_hides_its_cause(server: HubServer, api: HfApi, waits: list[float]) -> None:
     repo = server.make_repo("org/model")
     server.fail("PUT", 500, times=math.inf)
     with pytest.raises(RuntimeError, match="Error while uploading 'a.bin'") as caught:
@@ -67,7 +72,7 @@ def test_an_upload_that_fails_for_good_hides_its_cause(server, api, waits):
     assert len(repo.history) == 1
 
 
-def test_only_new_operations_find_what_a_lost_answer_has_committed(server, api):
+def test_only_new_operations_find_what_a_lost_answer_has_committed(server: HubServer, api: HfApi) -> None:
     repo = server.make_repo("org/model")
     operations = add(a__txt=b"a")
     server.fail(COMMIT, "cut after")
@@ -79,7 +84,7 @@ def test_only_new_operations_find_what_a_lost_answer_has_committed(server, api):
     assert len(repo.commits()) == 3
 
 
-def test_what_the_client_waits_for(server, api, waits):
+def test_what_the_client_waits_for(server: HubServer, api: HfApi, waits: list[float]) -> None:
     server.make_repo("org/model")
     server.fail("/preupload/", 429, ratelimit=7)
     server.fail("/preupload/", 429, retry_after=5)
@@ -94,7 +99,7 @@ def test_what_the_client_waits_for(server, api, waits):
     assert waits == [1, 2, 4, 8, 8]
 
 
-def test_a_server_that_is_down(server, api, waits):
+def test_a_server_that_is_down(server: HubServer, api: HfApi, waits: list[float]) -> None:
     repo = server.make_repo("org/model")
     with server.down():
         with pytest.raises(httpx2.ConnectError):
@@ -105,7 +110,7 @@ def test_a_server_that_is_down(server, api, waits):
     assert repo.files()["a.txt"] == b"a"
 
 
-def test_the_kth_request_a_pattern_and_a_predicate(server, api):
+def test_the_kth_request_a_pattern_and_a_predicate(server: HubServer, api: HfApi) -> None:
     server.make_repo("org/model")
 
     def statuses(count: int) -> list[int]:
@@ -126,7 +131,7 @@ def test_the_kth_request_a_pattern_and_a_predicate(server, api):
         server.fail(1, "cut")
 
 
-def test_a_random_share_is_the_same_for_the_same_seed(tmp_path):
+def test_a_random_share_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     runs = []
     for seed in (1, 1, 2):
         with HubServer() as server, hub_client(server, tmp_path):
@@ -139,7 +144,7 @@ def test_a_random_share_is_the_same_for_the_same_seed(tmp_path):
 
 
 @pytest.mark.parametrize("redirect", [False, True])
-def test_downloads_that_fail(tmp_path, monkeypatch, redirect):
+def test_downloads_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redirect: bool) -> None:
     with HubServer(TOKENS, redirect=redirect) as server, hub_client(server, tmp_path) as waits:
         server.make_repo("org/model", {"main": FILES})
         path = "GET /storage/" if redirect else "GET .*/resolve/"
@@ -148,7 +153,7 @@ def test_downloads_that_fail(tmp_path, monkeypatch, redirect):
         def read() -> bytes:
             with fs.open("org/model/model.safetensors", block_size=4000, cache_type="none") as file:
                 file.seek(1000)
-                return file.read(2000)
+                return bytes(file.read(2000))
 
         for how in ("refused", "cut before", "cut during", "short", "cut after", 500, 429):
             waits.clear()
@@ -168,7 +173,7 @@ def test_downloads_that_fail(tmp_path, monkeypatch, redirect):
         assert waits == [1]
 
 
-def test_a_download_that_was_cut_is_tried_again(server, api, waits):
+def test_a_download_that_was_cut_is_tried_again(server: HubServer, api: HfApi, waits: list[float]) -> None:
     server.make_repo("org/model", {"main": FILES})
     server.fail("GET .*/resolve/", "short")
     with open(hf_hub_download("org/model", "model.safetensors"), "rb") as file:
@@ -177,7 +182,7 @@ def test_a_download_that_was_cut_is_tried_again(server, api, waits):
     assert waits == [1]
 
 
-def test_an_object_that_changes_between_two_requests(server, api):
+def test_an_object_that_changes_between_two_requests(server: HubServer, api: HfApi) -> None:
     repo = server.make_repo("org/model", {"main": FILES})
     other = bytes(reversed(WEIGHTS))
     url = f"{server.endpoint}/org/model/resolve/main/model.safetensors"
@@ -195,7 +200,7 @@ def test_an_object_that_changes_between_two_requests(server, api):
     assert get()[0] == repo.commits()[0].id != first
 
 
-def test_a_process_of_its_own(server, tmp_path):
+def test_a_process_of_its_own(server: HubServer, tmp_path: Path) -> None:
     repo = server.make_repo("org/model")
     code = """
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
@@ -209,7 +214,7 @@ print(open(hf_hub_download("org/model", "a.bin")).read())
     assert repo.files()["a.bin"] == b"a"
 
 
-def test_errors_of_the_server_itself_are_not_taken_for_the_hubs(tmp_path):
+def test_errors_of_the_server_itself_are_not_taken_for_the_hubs(tmp_path: Path) -> None:
     with (
         pytest.raises(AssertionError, match="the server itself failed:\nPOST /api/repos/create"),
         HubServer(TOKENS) as server,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +21,13 @@ from tests.conftest import raw_safetensors
 STATE = {"w": torch.ones(4)}
 
 
-def torch_file(**options):
+def torch_file(**options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(STATE, buffer, **options)
     return buffer.getvalue()
 
 
-def archive():
+def archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("a.txt", "text")
@@ -60,7 +62,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_under_another_name(tmp_path, name):
+def test_a_file_under_another_name(tmp_path: Path, name: str) -> None:
     content, (what, mend) = NAMES[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError) as error:
@@ -68,7 +70,7 @@ def test_a_file_under_another_name(tmp_path, name):
     assert (error.value.message, error.value.hint) == (what, mend)
 
 
-def test_a_directory_of_files_without_a_suffix(tmp_path):
+def test_a_directory_of_files_without_a_suffix(tmp_path: Path) -> None:
     for step in (1000, 2000):
         (tmp_path / f"checkpoint_{step}").write_bytes(torch_file())
     with pytest.raises(CheckpointError) as error:
@@ -78,23 +80,28 @@ def test_a_directory_of_files_without_a_suffix(tmp_path):
 
 
 @pytest.mark.parametrize("version", [torch_file(), torch_file(_use_new_zipfile_serialization=True)])
-def test_what_torch_saves_is_known_by_its_first_bytes(version):
+def test_what_torch_saves_is_known_by_its_first_bytes(version: bytes) -> None:
     found = by_first_bytes(version[:SNIFFED])
     assert found is not None
     assert found.what.startswith("is a torch file")
 
 
 @pytest.mark.parametrize("head", [b"", b"\0" * SNIFFED, b"text", b"\xff" * SNIFFED, b"PK", b"{}"])
-def test_nothing_is_guessed(head):
+def test_nothing_is_guessed(head: bytes) -> None:
     assert by_first_bytes(head) is None
 
 
-def test_only_the_beginning_is_read(tmp_path, monkeypatch):
+def test_only_the_beginning_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from belay_cli.storage.local import LocalFile
 
     (tmp_path / "big").write_bytes(torch_file() + b"\0" * 1_000_000)
     reads, before = [], LocalFile.read_at
-    monkeypatch.setattr(LocalFile, "read_at", lambda s, o, n: reads.append((o, n)) or before(s, o, n))
+
+    def read_at(file: LocalFile, offset: int, count: int) -> bytes:
+        reads.append((offset, count))
+        return before(file, offset, count)
+
+    monkeypatch.setattr(LocalFile, "read_at", read_at)
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path / "big")
     assert reads == [(0, SNIFFED)]
@@ -107,7 +114,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_as_a_file(tmp_path, name):
+def test_a_part_as_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(CheckpointError, match=f"is {PARTS[name]}, which belay does not read"):
         open_checkpoint(tmp_path / name)
@@ -116,7 +123,7 @@ def test_a_part_as_a_file(tmp_path, name):
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 
 
-def test_metadata_of_null_is_none(tmp_path):
+def test_metadata_of_null_is_none(tmp_path: Path) -> None:
     path = raw_safetensors(tmp_path / "a.safetensors", {"__metadata__": None, "w": ONE}, b"\0" * 4)
     assert read_header(path).metadata == {}
     with safe_open(path, "pt") as file:
@@ -125,12 +132,12 @@ def test_metadata_of_null_is_none(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [[], "", 0, False, {"a": None}, {"a": 1}])
-def test_other_metadata_that_is_no_text_is_refused(tmp_path, metadata):
+def test_other_metadata_that_is_no_text_is_refused(tmp_path: Path, metadata: Any) -> None:
     path = raw_safetensors(tmp_path / "a.safetensors", {"__metadata__": metadata, "w": ONE}, b"\0" * 4)
     with pytest.raises(CheckpointError, match="whose __metadata__ is not text by text"):
         read_header(path)
 
 
-def test_a_whole_file_is_read_as_before(tmp_path):
+def test_a_whole_file_is_read_as_before(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "a.safetensors", metadata={"format": "pt"})
     assert read_header(tmp_path / "a.safetensors").metadata == {"format": "pt"}

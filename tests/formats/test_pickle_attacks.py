@@ -14,6 +14,9 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,16 +33,16 @@ from tests.formats.torch.files import archived, lying_tensor, pickled, read
 P2, P4 = b"\x80\x02", b"\x80\x04"
 
 
-def text(value):
+def text(value: str) -> bytes:
     data = value.encode("utf-8", "surrogatepass")
     return b"X" + struct.pack("<I", len(data)) + data
 
 
-def name(module, attribute):
+def name(module: str, attribute: str) -> bytes:
     return f"c{module}\n{attribute}\n".encode()
 
 
-def stacked(module, attribute):
+def stacked(module: str, attribute: str) -> bytes:
     """The same in protocol 4, where the name may have dots."""
     return text(module) + text(attribute) + b"\x93"
 
@@ -50,17 +53,17 @@ STORAGE = b"(" + text("storage") + name("torch", "FloatStorage") + text("0") + t
 MEMOS = sum(opcode.name == "BINPUT" for opcode, _, _ in pickletools.genops(P2 + TENSOR + b"."))
 
 
-def get(number):
+def get(number: int) -> bytes:
     """What was put into the memo as the first, second, … thing after the weights."""
     return b"h" + bytes([MEMOS + number])
 
 
-def weights():
+def weights() -> bytes:
     """A pickle of {"model": {"w": tensor}, "x": …}, from which STOP and the value of x are missing."""
     return P4 + b"}" + text("model") + b"}" + text("w") + TENSOR + b"ss" + text("x")
 
 
-def outcome(tmp_path, value):
+def outcome(tmp_path: Path, value: bytes) -> Any:
     """What becomes of the file with this value beside its weights: the tensors' names, or the error's message."""
     path = archived(tmp_path / "a.pt", weights() + value + b"s.")
     begin = time.monotonic()
@@ -101,7 +104,7 @@ HARMLESS = [
     *("numpy.core.multiarray.scalar", "numpy.dtype", "project.__main__.Options", "torch.nn.modules.linear.Linear"),
     *("omegaconf.dictconfig.DictConfig", "re._compile", "osmnx.Graph", "systems.evaluation.Eval"),
 ]
-CALLS = {
+CALLS: dict[str, Callable[[bytes], bytes]] = {
     "named": lambda at: at,
     "called": lambda at: at + b"(" + text("true") + b"tR",
     "called in an argument": lambda at: A + at + b")R\x85R",
@@ -119,7 +122,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("full", FORBIDDEN)
-def test_a_name_that_only_an_attack_has(tmp_path, full):
+def test_a_name_that_only_an_attack_has(tmp_path: Path, full: str) -> None:
     assert is_forbidden(full)
     module, _, attribute = full.partition(".") if full.count(".") == 1 else full.rpartition(".")
     expected = f"needs more than weights to be read: it would import {full}"
@@ -129,17 +132,17 @@ def test_a_name_that_only_an_attack_has(tmp_path, full):
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_wherever_it_stands(tmp_path, call):
+def test_wherever_it_stands(tmp_path: Path, call: Callable[..., Any]) -> None:
     assert "would import posix.system" in outcome(tmp_path, call(name("posix", "system")))
     assert "would import os.path.join" in outcome(tmp_path, call(stacked("os", "path.join")))
 
 
 @pytest.mark.parametrize("full", HARMLESS)
-def test_a_name_that_honest_files_have(full):
+def test_a_name_that_honest_files_have(full: str) -> None:
     assert not is_forbidden(full)
 
 
-def test_a_name_that_is_put_together_out_of_sight(tmp_path):
+def test_a_name_that_is_put_together_out_of_sight(tmp_path: Path) -> None:
     hidden = text("os") + b"\x94" + text("system") + b"\x94" + text("a") + b"0" + text("B") + b"0\x93)R"
     assert "would import os.system" in outcome(tmp_path, hidden)
 
@@ -195,7 +198,7 @@ INERT = {
 
 
 @pytest.mark.parametrize("value", INERT.values(), ids=INERT)
-def test_what_is_not_known_is_inert(tmp_path, value):
+def test_what_is_not_known_is_inert(tmp_path: Path, value: bytes) -> None:
     assert outcome(tmp_path, value) == ["w"]
 
 
@@ -236,16 +239,16 @@ LIES = {
 
 
 @pytest.mark.parametrize("value", LIES.values(), ids=LIES)
-def test_pickles_that_lie(tmp_path, value):
+def test_pickles_that_lie(tmp_path: Path, value: bytes) -> None:
     assert outcome(tmp_path, value).startswith("has a data.pkl that cannot be r")
 
 
 @pytest.mark.parametrize("code", [b"\x82\xf0", b"\x83\xf0\x00", b"\x84\xf0\x00\x00\x00"])
-def test_extensions_are_another_librarys(tmp_path, code):
+def test_extensions_are_another_librarys(tmp_path: Path, code: bytes) -> None:
     copyreg.add_extension("posix", "system", 0xF0)
     try:
         assert outcome(tmp_path, code + b")R").endswith("it would import extension 240")
-        assert 0xF0 not in copyreg._extension_cache
+        assert 0xF0 not in copyreg._extension_cache  # type: ignore[attr-defined]
     finally:
         copyreg.remove_extension("posix", "system", 0xF0)
 
@@ -255,7 +258,7 @@ def test_extensions_are_another_librarys(tmp_path, code):
 MANY = 100_000
 
 
-def often(thing, kind, step):
+def often(thing: bytes, kind: bytes, step: bytes) -> bytes:
     """One thing that is put away, and then is used by many steps on one kind."""
     return thing + b"\x940" + kind + b"\x940](" + (get(1) + get(0) + step) * MANY + b"e"
 
@@ -287,7 +290,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("value", [*KEPT.values(), *REFUSED.values()], ids=[*KEPT, *REFUSED])
-def test_what_costs_no_more_than_its_size(tmp_path, value):
+def test_what_costs_no_more_than_its_size(tmp_path: Path, value: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = outcome(tmp_path, value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 300_000
@@ -297,7 +300,7 @@ def test_what_costs_no_more_than_its_size(tmp_path, value):
         assert found.startswith("has a data.pkl that cannot be read")
 
 
-def colliding():
+def colliding() -> Iterator[tuple[int, int]]:
     """Pairs of numbers whose tuples have one hash in Python, by its algorithm turned round."""
     first, second, start, mask = 11400714785074694791, 14029467366897019727, 2870177450012600261, (1 << 64) - 1
     undo_first, undo_second = pow(first, -1, 1 << 64), pow(second, -1, 1 << 64)
@@ -312,7 +315,7 @@ def colliding():
 
 
 @pytest.mark.parametrize("begin", [b"}(", b"\x8f("])
-def test_keys_that_share_a_hash(tmp_path, begin):
+def test_keys_that_share_a_hash(tmp_path: Path, begin: bytes) -> None:
     pairs = list(itertools.islice(colliding(), 60_000))
     assert len(set(map(hash, pairs[:50]))) == 1
     keys = [b"\x8a\x08" + struct.pack("<q", x) + b"\x8a\x08" + struct.pack("<q", y) + b"\x86" for x, y in pairs]
@@ -336,7 +339,7 @@ COMMON = FRAGMENTS[:47] * 4 + FRAGMENTS
 KNOWN = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, bool, type(None), Unknown)
 
 
-def record(data):
+def record(data: bytes) -> Any:
     """An archive of this pickle with one storage."""
     one = types.SimpleNamespace(size=16)
     file = types.SimpleNamespace(path="a.pt")
@@ -345,7 +348,7 @@ def record(data):
 
 @settings(max_examples=1500)
 @given(st.lists(st.sampled_from(COMMON), max_size=60))
-def test_any_pickle_is_refused_or_inert(fragments):
+def test_any_pickle_is_refused_or_inert(fragments: list[bytes]) -> None:
     with contextlib.suppress(CheckpointError, ForbiddenNames):
         root, unknown = read_object(record(P4 + b"".join(fragments) + b"."))
         assert isinstance(root, KNOWN) or type(root).__module__ == "belay_cli.formats.torch.objects"
@@ -355,7 +358,7 @@ def test_any_pickle_is_refused_or_inert(fragments):
 
 WATCHED = """
 import json, sys, time, types
-from belay_cli.show.report import peak_memory
+from belay_cli.api.report import peak_memory
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.restricted_pickle import ForbiddenNames
 from belay_cli.formats.torch.objects import read_object
@@ -378,7 +381,7 @@ print(json.dumps([sorted(set(sys.modules) - modules), sorted(events), outcomes, 
 """
 
 
-def test_nothing_is_imported_opened_or_run():
+def test_nothing_is_imported_opened_or_run() -> None:
     rng = random.Random(0)
     payloads = [weights() + value + b"s." for value in (*INERT.values(), *LIES.values())]
     payloads += [weights() + call(name(*full.rsplit(".", 1))) + b"s." for full in FORBIDDEN for call in CALLS.values()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -19,7 +21,7 @@ from tests.conftest import raw_safetensors, tensors
 F32_2 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
-def test_a_true_file_as_the_library_reads_it(tmp_path):
+def test_a_true_file_as_the_library_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(tensors(3, torch.bfloat16), path, metadata={"format": "pt", "step": "7"})
     file = read_header(path)
@@ -35,7 +37,7 @@ def test_a_true_file_as_the_library_reads_it(tmp_path):
             assert ours == theirs.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def test_files_of_one_layout_share_it(tmp_path):
+def test_files_of_one_layout_share_it(tmp_path: Path) -> None:
     for step in ("1", "2"):
         save_file(tensors(int(step)), tmp_path / step, metadata={"step": step})
     assert read_header(tmp_path / "1").tensors is read_header(tmp_path / "2").tensors
@@ -66,7 +68,7 @@ def test_files_of_one_layout_share_it(tmp_path):
         (b'{"\xff": 1}', b"", "has a header that is not valid JSON: 'utf-8' codec"),
     ],
 )
-def test_false_headers(tmp_path, header, data, message):
+def test_false_headers(tmp_path: Path, header: Any, data: bytes, message: str) -> None:
     path = raw_safetensors(tmp_path / "false.safetensors", header, data)
     with pytest.raises(CheckpointError) as caught:
         read_header(path)
@@ -86,7 +88,7 @@ def test_false_headers(tmp_path, header, data, message):
         ((9).to_bytes(8, "little") + b"{}", "is cut short: its header of 9 bytes does not fit in 10 bytes"),
     ],
 )
-def test_files_that_are_too_short(tmp_path, content, message):
+def test_files_that_are_too_short(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "short.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
@@ -94,7 +96,7 @@ def test_files_that_are_too_short(tmp_path, content, message):
     assert message in caught.value.message
 
 
-def test_a_huge_sparse_file_costs_nothing(tmp_path):
+def test_a_huge_sparse_file_costs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
     path.write_bytes((99_999_999).to_bytes(8, "little"))
     os.truncate(path, 1 << 40)
@@ -103,12 +105,12 @@ def test_a_huge_sparse_file_costs_nothing(tmp_path):
 
 
 @given(st.binary(max_size=300))
-def test_noise_is_refused_or_true(tmp_path_factory, noise):
+def test_noise_is_refused_or_true(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
     _same_verdict_as_the_library(tmp_path_factory.mktemp("noise") / "x", noise)
 
 
 @given(st.data())
-def test_a_header_with_one_change_is_refused_or_true(tmp_path_factory, data):
+def test_a_header_with_one_change_is_refused_or_true(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     directory = tmp_path_factory.mktemp("changed")
     save_file({"a": torch.zeros(3), "b": torch.zeros(2, 2, dtype=torch.int64)}, directory / "true")
     content = bytearray((directory / "true").read_bytes())
@@ -118,7 +120,7 @@ def test_a_header_with_one_change_is_refused_or_true(tmp_path_factory, data):
     _same_verdict_as_the_library(directory / "x", bytes(content[:cut]))
 
 
-def _same_verdict_as_the_library(path, content):
+def _same_verdict_as_the_library(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
         ours = read_header(path)
@@ -128,20 +130,20 @@ def _same_verdict_as_the_library(path, content):
         assert set(library.keys()) == {tensor.name for tensor in ours.tensors}
 
 
-def test_what_the_library_writes_is_accepted_for_every_dtype(tmp_path):
+def test_what_the_library_writes_is_accepted_for_every_dtype(tmp_path: Path) -> None:
     names = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
     names += ["uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "complex64"]
     save_file({name: torch.zeros(4, dtype=getattr(torch, name)) for name in names}, tmp_path / "x")
     assert len(read_header(tmp_path / "x").tensors) == len(names)
 
 
-def test_header_text_is_parsed_without_the_file(tmp_path):
+def test_header_text_is_parsed_without_the_file(tmp_path: Path) -> None:
     text = json.dumps({"w": F32_2}).encode()
     file = parse_header(tmp_path / "nowhere", 8 + len(text) + 8, text)
     assert file.tensors[0].elements == 2
 
 
-def test_a_header_full_of_names_is_refused_quickly_and_briefly(tmp_path):
+def test_a_header_full_of_names_is_refused_quickly_and_briefly(tmp_path: Path) -> None:
     entries = [f'"{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(100_000)]
     header = "{" + ",".join([*entries, entries[0]]) + "}"
     with pytest.raises(CheckpointError, match="'0' appears twice"):
@@ -151,12 +153,12 @@ def test_a_header_full_of_names_is_refused_quickly_and_briefly(tmp_path):
     assert len(caught.value.message) < 200
 
 
-def test_a_name_that_is_not_unicode(tmp_path):
+def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a name in Unicode"):
         read_header(raw_safetensors(tmp_path / "x", b'{"\\ud800":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'))
 
 
-def test_a_header_of_very_many_lists(tmp_path):
+def test_a_header_of_very_many_lists(tmp_path: Path) -> None:
     text = b'{"a":[' + b"[]," * 10_000_000 + b"[]]}"
     with pytest.raises(CheckpointError, match="it has more brackets than any model has tensors"):
         read_header(raw_safetensors(tmp_path / "x", text))

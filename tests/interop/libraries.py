@@ -66,7 +66,7 @@ def names_of_library(library: str) -> dict[str, Any]:
     if library == "Lightning":
         from lightning.pytorch import callbacks
 
-        return vars(callbacks)
+        return dict(vars(callbacks))
     return {}
 
 
@@ -209,7 +209,7 @@ def _merged(row: Row) -> Weights:
 # ---- Lightning
 
 
-class LightningNetwork(LightningModule):
+class LightningNetwork(LightningModule):  # type: ignore[misc]
     """The network, trained by Lightning."""
 
     def __init__(self, norm: bool) -> None:
@@ -223,7 +223,7 @@ class LightningNetwork(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class LightningUnitVectors(LightningModule):
+class LightningUnitVectors(LightningModule):  # type: ignore[misc]
     """Unit vectors in Lightning: the optimizer counts the steps, and moves nothing."""
 
     def __init__(self) -> None:
@@ -250,5 +250,5 @@ def _follow_lightning(row: Row, what: str) -> Weights:
     batch = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(1))
     loader = torch.utils.data.DataLoader(batch, batch_size=None)  # type: ignore[var-annotated, arg-type]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(max_epochs=UPDATES, accelerator="cpu", callbacks=callbacks, **quiet).fit(model, loader)  # type: ignore[arg-type]
-    return model.state_dict()
+    Trainer(max_epochs=UPDATES, accelerator="cpu", callbacks=callbacks, **quiet).fit(model, loader)
+    return dict(model.state_dict())

@@ -8,11 +8,11 @@ from pathlib import Path
 from tests.conftest import everything_in
 
 
-def contents(directory):
+def contents(directory: str) -> dict[str, bytes]:
     return {name: Path(directory, name).read_bytes() for name in everything_in(Path(directory)) if name != ".belay"}
 
 
-def loads(directory):
+def loads(directory: str) -> bool:
     """Whether a loader would find weights there: a single file, or an index with all its shards."""
     index = Path(directory, "model.safetensors.index.json")
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}

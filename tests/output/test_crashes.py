@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,14 +23,14 @@ class Break:
 
     NAMES = ("mkdir", "ftruncate", "pwrite", "fsync", "rename", "link", "replace", "unlink")
 
-    def __init__(self, monkeypatch, at, error):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: Any) -> None:
         self.calls, self.at, self.error = 0, at, error
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a step like others, but nobody pulls the plug here
         for name in self.NAMES:
             monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
 
-    def wrap(self, function):
-        def wrapped(*arguments, **keywords):
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
             if any(frame in sys._getframe(1).f_code.co_filename for frame in ("shutil", "pytest", "threading")):
                 return function(*arguments, **keywords)  # the clean-up itself
             self.calls += 1
@@ -39,7 +41,7 @@ class Break:
         return wrapped
 
 
-def run_broken(tmp_path, at, error, target, **options):
+def run_broken(tmp_path: Path, at: int, error: Any, target: str, **options: Any) -> tuple[int, bool]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         broken = Break(monkeypatch, at, error)
         try:
@@ -51,9 +53,9 @@ def run_broken(tmp_path, at, error, target, **options):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("target", ["out", "out.safetensors"])
-def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path, target, error):
+def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path: Path, target: str, error: Any) -> None:
     make_run(tmp_path / "run")
-    options = {"max_shard_size": "1500"} if target == "out" else {}
+    options: dict[str, Any] = {"max_shard_size": "1500"} if target == "out" else {}
     average([tmp_path / "run"], "whole" + target[3:], **options)
     whole = everything_in(Path("whole")) if target == "out" else None
     at, finished = 0, False
@@ -70,7 +72,7 @@ def test_whatever_step_breaks_the_output_is_whole_or_absent(tmp_path, target, er
 
 
 @pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900"), ("5GB", "5GB")])
-def test_overwriting_never_leaves_a_mixture(tmp_path, old, new):
+def test_overwriting_never_leaves_a_mixture(tmp_path: Path, old: str, new: str) -> None:
     make_run(tmp_path / "run")
     average([tmp_path / "run"], tmp_path / "old", max_shard_size=old)
     average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
@@ -94,7 +96,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("old", "new"), [("1500", "5GB"), ("5GB", "1500"), ("1500", "900")])
-def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path, old, new):
+def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path: Path, old: str, new: str) -> None:
     make_run(tmp_path / "run")
     average([tmp_path / "run"], tmp_path / "old", max_shard_size=old)
     average([tmp_path / "run"], "new", method="belay", max_shard_size=new)
@@ -105,8 +107,8 @@ def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path, old
         Path("out/notes.md").write_text("mine")
         count = 0
 
-        def counted(real):
-            def operation(*arguments, **keywords):
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def operation(*arguments: Path, **keywords: Any) -> Any:
                 nonlocal count
                 count += 1
                 if count >= at:  # noqa: B023
@@ -134,7 +136,9 @@ def test_a_run_that_was_killed_while_it_overwrote_can_be_run_again(tmp_path, old
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("what", ["here", "link"])
-def test_a_directory_that_cannot_be_renamed_over(tmp_path, monkeypatch, what, overwrite):
+def test_a_directory_that_cannot_be_renamed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, overwrite: bool
+) -> None:
     run = make_run(tmp_path / "run")
     average([run], "beside")
     expected = contents("beside")
@@ -153,15 +157,15 @@ def test_a_directory_that_cannot_be_renamed_over(tmp_path, monkeypatch, what, ov
     assert what == "here" or Path("link").is_symlink()
 
 
-def test_what_is_synced_and_what_moves_when(tmp_path, monkeypatch):
+def test_what_is_synced_and_what_moves_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", max_shard_size="1500")
     steps = []
 
-    def noted(module, name, place):
+    def noted(module: Any, name: str, place: Callable[..., Any]) -> None:
         real = getattr(module, name)
 
-        def operation(*arguments, **keywords):
+        def operation(*arguments: Any, **keywords: Any) -> Any:
             steps.append((name, Path(place(*arguments)).name))
             return real(*arguments, **keywords)
 

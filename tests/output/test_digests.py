@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +58,7 @@ class Output:
     later=st.sets(st.sampled_from(["t0", "t1", "t2", "t3"])),
     order=st.randoms(use_true_random=False),
 )
-def test_any_order_of_chunks(sizes, size, later, order):
+def test_any_order_of_chunks(sizes: Any, size: Any, later: Any, order: Any) -> None:
     output = Output(*sizes)
     digests = TensorDigests(output.read_back, later)
     chunks = output.chunks(size)
@@ -69,7 +70,7 @@ def test_any_order_of_chunks(sizes, size, later, order):
 
 @settings(max_examples=30, deadline=None)
 @given(threads=st.integers(2, 6), later=st.booleans())
-def test_several_threads(threads, later):
+def test_several_threads(threads: Any, later: Any) -> None:
     output = Output(1200, 64, 1000, 1280)
     digests = TensorDigests(output.read_back, {"t2"} if later else ())
     with ThreadPoolExecutor(threads) as pool:
@@ -77,7 +78,7 @@ def test_several_threads(threads, later):
     assert {tensor.name: digests.of(tensor) for tensor in output.tensors} == output.expected()
 
 
-def test_chunks_in_order_are_never_read_back():
+def test_chunks_in_order_are_never_read_back() -> None:
     output = Output(500, 300)
     digests = TensorDigests(output.read_back)
     for chunk in output.chunks(64):
@@ -86,7 +87,7 @@ def test_chunks_in_order_are_never_read_back():
     assert output.reads == []
 
 
-def test_an_early_chunk_is_read_back_as_soon_as_its_turn_comes():
+def test_an_early_chunk_is_read_back_as_soon_as_its_turn_comes() -> None:
     output = Output(192)
     digests = TensorDigests(output.read_back)
     first, second, third = output.chunks(64)
@@ -96,7 +97,7 @@ def test_an_early_chunk_is_read_back_as_soon_as_its_turn_comes():
     assert digests.of(output.tensors[0]) == output.expected()["t0"]
 
 
-def test_a_tensor_for_later_is_read_back_when_it_is_asked_for():
+def test_a_tensor_for_later_is_read_back_when_it_is_asked_for() -> None:
     output = Output(192)
     digests = TensorDigests(output.read_back, {"t0"})
     for chunk in output.chunks(64):
@@ -116,5 +117,5 @@ def test_a_tensor_for_later_is_read_back_when_it_is_asked_for():
         ([1, 385 * MIB], set()),
     ],
 )
-def test_the_last_tensors_up_to_384_mib_are_for_later(sizes, later):
+def test_the_last_tensors_up_to_384_mib_are_for_later(sizes: list[int], later: set[str]) -> None:
     assert to_take_later([planned(f"t{i}", size) for i, size in enumerate(sizes)]) == later

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -15,7 +16,7 @@ from tests.conftest import everything_in, make_files, make_run, tensors
 from tests.output.outputs import loads
 
 
-def test_an_index_of_somebody_else_stays(tmp_path):
+def test_an_index_of_somebody_else_stays(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", max_shard_size="1500")
     theirs = '{"weight_map": {"a": "adapter-00001-of-00002.safetensors"}}'
@@ -25,7 +26,7 @@ def test_an_index_of_somebody_else_stays(tmp_path):
     assert not Path("out/model.safetensors.index.json").exists()
 
 
-def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path):
+def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", max_shard_size="900")
     Path("out/notes.md").write_text("mine")
@@ -40,7 +41,7 @@ def test_overwriting_removes_stale_shards_and_keeps_foreign_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors", "config.json"])
-def test_foreign_files_are_never_replaced(tmp_path, name):
+def test_foreign_files_are_never_replaced(tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path / "run")
     Path("out").mkdir()
     if name.endswith(".safetensors"):
@@ -53,7 +54,7 @@ def test_foreign_files_are_never_replaced(tmp_path, name):
     assert Path("out", name).read_bytes() == content
 
 
-def test_a_foreign_file_is_not_overwritten(tmp_path):
+def test_a_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     save_file(tensors(), "mine.safetensors")
     for overwrite in (False, True):
@@ -65,7 +66,7 @@ def test_a_foreign_file_is_not_overwritten(tmp_path):
     average(paths, "ours.safetensors", overwrite=True, method=Ema(decay=0.5))
 
 
-def test_a_recorded_copy_cannot_lead_out_of_the_output(tmp_path):
+def test_a_recorded_copy_cannot_lead_out_of_the_output(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     Path("precious.json").write_text("mine")
     Path("out").mkdir()
@@ -75,17 +76,17 @@ def test_a_recorded_copy_cannot_lead_out_of_the_output(tmp_path):
     assert Path("precious.json").read_text() == "mine"
 
 
-def test_an_empty_directory_is_taken(tmp_path):
+def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
     Path("out").mkdir()
     average([make_run(tmp_path / "run")], "out")
     assert loads("out")
 
 
-def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch):
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_files(tmp_path)
     link = os.link
 
-    def appears(source, target, **keywords):
+    def appears(source: Path, target: Path, **keywords: Any) -> None:
         Path("out.safetensors").write_text("somebody else's")
         link(source, target, **keywords)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from belay_cli import average
 from belay_cli.storage import retry
+from tests.conftest import Ran
 from tests.fakes.hub import HubServer, hub_client
 from tests.several import averaged, make_pipelines, make_sentence_transformers, model, same
 
@@ -28,43 +31,43 @@ WEIGHTS = {
 
 
 @pytest.fixture(params=["sentences", "pipeline"])
-def kind(request):
+def kind(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture
-def run(tmp_path, kind):
+def run(tmp_path: Path, kind: str) -> Path:
     return (make_pipelines if kind == "pipeline" else make_sentence_transformers)(tmp_path / "run")
 
 
 @pytest.fixture
-def output(run, kind):
-    options = {"subfolder": "all"} if kind == "pipeline" else {}
+def output(run: Path, kind: str) -> Path:
+    options: dict[str, Any] = {"subfolder": "all"} if kind == "pipeline" else {}
     average([run], "out", **options)
     return Path("out")
 
 
-def checks(ran):
+def checks(ran: Ran) -> dict[str, str]:
     return {check["name"]: check["status"] for check in ran.json["checks"]}
 
 
 # ---- verify
 
 
-def test_a_whole_output_passes(output, belay):
+def test_a_whole_output_passes(output: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("verify", output, "--sample", "all", "--json")
     assert (ran.code, set(checks(ran).values())) == (0, {"held"})
     assert ran.json["warnings"] == []
 
 
-def test_on_another_machine(output, run, belay, tmp_path):
+def test_on_another_machine(output: Path, run: Path, belay: Callable[..., Ran], tmp_path: Path) -> None:
     shutil.rmtree(output / ".belay")
     run.rename(tmp_path / "elsewhere")
     assert checks(belay("verify", output, "--json"))["inputs"] == "not checked"
     assert belay("verify", output, "--checkpoints", tmp_path / "elsewhere", "--sample", "all").code == 0
 
 
-def test_a_flipped_bit_in_any_of_them_is_found(output, kind, belay):
+def test_a_flipped_bit_in_any_of_them_is_found(output: Path, kind: str, belay: Callable[..., Ran]) -> None:
     for name in WEIGHTS[kind]:
         path = output / name
         whole = path.read_bytes()
@@ -79,7 +82,7 @@ def test_a_flipped_bit_in_any_of_them_is_found(output, kind, belay):
 
 
 @pytest.mark.parametrize("how", ["folder", "file", "record too"])
-def test_a_missing_model_is_found(output, kind, belay, how):
+def test_a_missing_model_is_found(output: Path, kind: str, belay: Callable[..., Ran], how: str) -> None:
     gone = output / WEIGHTS[kind][0]
     if how == "folder":
         shutil.rmtree(gone.parent)
@@ -98,7 +101,7 @@ def test_a_missing_model_is_found(output, kind, belay, how):
         assert f"belay.json: names weights in '{gone.parent.name}', which are not there" in ran.err
 
 
-def test_two_that_changed_places_are_found(output, kind, belay):
+def test_two_that_changed_places_are_found(output: Path, kind: str, belay: Callable[..., Ran]) -> None:
     one, other = (output / name for name in WEIGHTS[kind][-2:])
     one.rename("x")
     other.rename(one)
@@ -106,7 +109,7 @@ def test_two_that_changed_places_are_found(output, kind, belay):
     assert belay("verify", output).code == 1
 
 
-def test_a_changed_value_of_a_model_that_was_taken_as_it_is(tmp_path, belay):
+def test_a_changed_value_of_a_model_that_was_taken_as_it_is(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     run = make_pipelines(tmp_path / "run")
     average([run], "out", subfolder="unet,text_encoder")
     path = run / "checkpoint-300/vae/diffusion_pytorch_model.safetensors"
@@ -116,7 +119,7 @@ def test_a_changed_value_of_a_model_that_was_taken_as_it_is(tmp_path, belay):
     assert "inputs failed: checkpoint-300 is not the one that was recorded" in ran.err
 
 
-def test_an_average_is_no_checkpoint(output, kind, belay):
+def test_an_average_is_no_checkpoint(output: Path, kind: str, belay: Callable[..., Ran]) -> None:
     option = ["--subfolder", "all"] if kind == "pipeline" else []
     ran = belay("average", output, "-o", "again", *option)
     assert ran.code == 1
@@ -130,13 +133,13 @@ def test_an_average_is_no_checkpoint(output, kind, belay):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(retry, "pause", lambda seconds: None)
     with HubServer(tokens={"hf_w": "write"}) as server, hub_client(server, tmp_path / "home", token="hf_w"):
         yield server
 
 
-def published(server):
+def published(server: HubServer) -> dict[str, bytes]:
     return server.repo("org/name").files("main")
 
 
@@ -145,7 +148,9 @@ def files(output: Path) -> set[str]:
     return {name for name in found if not name.startswith(".belay/")}
 
 
-def test_what_is_pushed_is_all_of_it_and_verifies(output, kind, run, server, belay, tmp_path):
+def test_what_is_pushed_is_all_of_it_and_verifies(
+    output: Path, kind: str, run: Path, server: HubServer, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     ran = belay("push", output, "org/name")
     assert ran.code == 0, ran.err
     assert "not uploaded" not in ran.err
@@ -158,8 +163,10 @@ def test_what_is_pushed_is_all_of_it_and_verifies(output, kind, run, server, bel
     assert belay("push", output, "org/name", "--json").json["status"] == "unchanged"
 
 
-def test_older_shards_in_folders_go(output, kind, run, server, belay):
-    options = {"subfolder": "all"} if kind == "pipeline" else {}
+def test_older_shards_in_folders_go(
+    output: Path, kind: str, run: Path, server: HubServer, belay: Callable[..., Ran]
+) -> None:
+    options: dict[str, Any] = {"subfolder": "all"} if kind == "pipeline" else {}
     average([run], "sharded", max_shard_size="60", **options)
     assert belay("push", "sharded", "org/name").code == 0
     assert sum(name.endswith(".index.json") for name in published(server)) == len(WEIGHTS[kind])
@@ -167,7 +174,9 @@ def test_older_shards_in_folders_go(output, kind, run, server, belay):
     assert {n for n in published(server) if ".safetensors" in n} == set(WEIGHTS[kind])
 
 
-def test_weights_of_others_stay_and_ours_go(output, kind, server, belay):
+def test_weights_of_others_stay_and_ours_go(
+    output: Path, kind: str, server: HubServer, belay: Callable[..., Ran]
+) -> None:
     (output / "old").mkdir()
     for name in (f"{Path(WEIGHTS[kind][0]).parent}/other.bin", "old/model.safetensors"):
         save_file(model(0), output / name)
@@ -181,14 +190,16 @@ def test_weights_of_others_stay_and_ours_go(output, kind, server, belay):
     assert not any(name.startswith("old/") for name in published(server))
 
 
-def test_nothing_of_it_can_be_left_out(output, kind, server, belay):
+def test_nothing_of_it_can_be_left_out(output: Path, kind: str, server: HubServer, belay: Callable[..., Ran]) -> None:
     for name in WEIGHTS[kind]:
         ran = belay("push", output, "org/name", "--exclude", name)
         assert ran.code == 1
         assert f"{name} would not be uploaded, and the average is nothing without it" in ran.err
 
 
-def test_a_card_without_a_library_loads_every_folder(tmp_path, server, belay):
+def test_a_card_without_a_library_loads_every_folder(
+    tmp_path: Path, server: HubServer, belay: Callable[..., Ran]
+) -> None:
     run = make_pipelines(tmp_path / "run")
     for index in run.glob("*/model_index.json"):
         index.unlink()
@@ -197,12 +208,14 @@ def test_a_card_without_a_library_loads_every_folder(tmp_path, server, belay):
     text = published(server)["README.md"].decode()
     code = text.partition("```python\n")[2].partition("```")[0]
     assert 'root.rglob("*.safetensors")' in code
-    found = {}
+    found: dict[str, Any] = {}
     exec(code.replace('snapshot_download("org/name")', '"out"'), found)
     same(found["weights"]["unet"], load_file("out/unet/diffusion_pytorch_model.safetensors"))
 
 
-def test_from_revisions_of_the_hub(output, kind, run, server, belay):
+def test_from_revisions_of_the_hub(
+    output: Path, kind: str, run: Path, server: HubServer, belay: Callable[..., Ran]
+) -> None:
     option = ["--subfolder", "all"] if kind == "pipeline" else []
     revisions = {
         path.name.replace("checkpoint-", "step"): {name: (path / name).read_bytes() for name in files(path)}
@@ -226,7 +239,7 @@ def loaded(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("named", ["all", "text_encoder,unet"])
-def test_a_pipeline_of_diffusers(tmp_path, belay, named):
+def test_a_pipeline_of_diffusers(tmp_path: Path, belay: Callable[..., Ran], named: str) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -265,7 +278,7 @@ def test_a_pipeline_of_diffusers(tmp_path, belay, named):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_model_of_sentence_transformers(tmp_path, belay, safe):
+def test_a_model_of_sentence_transformers(tmp_path: Path, belay: Callable[..., Ran], safe: bool) -> None:
     import sentence_transformers
     from sentence_transformers import models
     from transformers import BertConfig, BertModel, BertTokenizerFast

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,16 +22,16 @@ from belay_cli.errors import CheckpointError
 from tests.conftest import belay_process, make_files
 
 
-def test_an_interrupt_during_the_clean_up(tmp_path, monkeypatch):
+def test_an_interrupt_during_the_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_files(tmp_path)
     rmtree, held = shutil.rmtree, []
 
-    def interrupted(path, **keywords):
+    def interrupted(path: Path, **keywords: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         held.append(path)
         rmtree(path, **keywords)
 
-    def fails(*arguments):
+    def fails(*arguments: Any) -> None:
         raise CheckpointError("is broken")
 
     monkeypatch.setattr(shutil, "rmtree", interrupted)
@@ -45,7 +46,7 @@ def test_an_interrupt_during_the_clean_up(tmp_path, monkeypatch):
     assert os.listdir(".") == []
 
 
-def test_a_disk_that_is_full(tmp_path):
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
     """A real limit of the kernel's, met in the middle of a write."""
     for i in range(2):
         save_file({"w": torch.randn(1 << 20)}, tmp_path / f"step-{i}.safetensors")
@@ -65,7 +66,7 @@ def test_a_disk_that_is_full(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A series whose replay takes long enough to be met in its middle."""
     directory = tmp_path_factory.mktemp("large")
     for i in range(4):
@@ -73,7 +74,7 @@ def large(tmp_path_factory):
     return directory
 
 
-def slow_run(large, *options):
+def slow_run(large: Path, *options: str) -> Any:
     """A process in the middle of a replay: its staging directory is there."""
     command = [sys.executable, "-m", "belay_cli", "average", str(large), "-o", "out.safetensors", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -87,7 +88,7 @@ def slow_run(large, *options):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_signals(large, number, code, word):
+def test_signals(large: Path, number: Any, code: int, word: str) -> None:
     process = slow_run(large, "--threads", "1", "-q")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -99,7 +100,7 @@ def test_signals(large, number, code, word):
     assert os.listdir(".") == []
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(large):
+def test_what_a_killed_run_left_is_removed_by_the_next(large: Path) -> None:
     process = slow_run(large, "--threads", "1")
     process.kill()
     process.communicate()
@@ -110,7 +111,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(large):
     assert sorted(os.listdir(".")) == [".other.safetensors.belay-1", "out.safetensors"]
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(large):
+def test_two_runs_at_once_do_not_disturb_each_other(large: Path) -> None:
     process = slow_run(large, "--threads", "1", "-q")
     other = belay_process("average", large, "-o", "out.safetensors", "-q")
     process.communicate(timeout=60)
@@ -119,11 +120,11 @@ def test_two_runs_at_once_do_not_disturb_each_other(large):
     assert len(load_file("out.safetensors")) == 16
 
 
-def test_without_locks_a_run_works_and_nothing_is_cleaned_up(tmp_path, monkeypatch):
+def test_without_locks_a_run_works_and_nothing_is_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
     import socket
 
-    def refused(*arguments):
+    def refused(*arguments: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refused)

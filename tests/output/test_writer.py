@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from belay_cli.planning import make
 from tests.conftest import belay_process, everything_in, make_files, make_run, tensors
 
 
-def test_a_new_directory_is_a_hub_directory(tmp_path):
+def test_a_new_directory_is_a_hub_directory(tmp_path: Path) -> None:
     average([make_run(tmp_path / "run")], "out", max_shard_size="1500")
     assert everything_in(Path("out")) == [
         ".belay",
@@ -43,7 +44,7 @@ def test_a_new_directory_is_a_hub_directory(tmp_path):
     assert os.listdir(".") == ["out"]
 
 
-def test_files_and_directories_have_the_usual_permissions(tmp_path):
+def test_files_and_directories_have_the_usual_permissions(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         average([make_run(tmp_path / "run")], "out")
@@ -53,7 +54,7 @@ def test_files_and_directories_have_the_usual_permissions(tmp_path):
     assert stat.S_IMODE(Path("out/model.safetensors").stat().st_mode) == 0o640
 
 
-def test_tensors_are_aligned_and_the_library_reads_them(tmp_path):
+def test_tensors_are_aligned_and_the_library_reads_them(tmp_path: Path) -> None:
     for i in range(3):
         odd = {
             "b": torch.ones(3, dtype=torch.bool),
@@ -74,7 +75,7 @@ def test_tensors_are_aligned_and_the_library_reads_them(tmp_path):
     }
 
 
-def test_a_tensor_with_the_name_that_safetensors_keeps(tmp_path):
+def test_a_tensor_with_the_name_that_safetensors_keeps(tmp_path: Path) -> None:
     for i in range(2):
         torch.save({"w": torch.ones(2), "__metadata__": torch.ones(2)}, tmp_path / f"step-{i}.pt")
     with pytest.raises(CheckpointError, match="holds a tensor named __metadata__, a name that safetensors keeps"):
@@ -83,7 +84,7 @@ def test_a_tensor_with_the_name_that_safetensors_keeps(tmp_path):
     assert list(load_file("out.safetensors")) == ["w"]
 
 
-def test_a_header_that_nobody_could_read(tmp_path, monkeypatch):
+def test_a_header_that_nobody_could_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_files(tmp_path)
     average(paths, "out.safetensors")
     length = 8 + int.from_bytes(Path("out.safetensors").read_bytes()[:8], "little")
@@ -95,7 +96,7 @@ def test_a_header_that_nobody_could_read(tmp_path, monkeypatch):
     assert str(raised.value) == f"the output's header would have {length} bytes; safetensors allows {length - 1}"
 
 
-def test_more_shards_than_files_may_be_open(tmp_path):
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     for i in range(2):
         save_file({f"w{j:03}": torch.randn(64) for j in range(300)}, tmp_path / f"step-{i}.safetensors")
     program = (
@@ -115,7 +116,7 @@ def test_more_shards_than_files_may_be_open(tmp_path):
             )
 
 
-def test_paths_that_are_no_unicode(tmp_path):
+def test_paths_that_are_no_unicode(tmp_path: Path) -> None:
     directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/run\xff"))
     average([make_run(directory)], "out")
     done = belay_process("verify", "out")
@@ -132,7 +133,7 @@ def test_paths_that_are_no_unicode(tmp_path):
         ("nowhere/out", "its directory does not exist"),
     ],
 )
-def test_outputs_that_lie_wrong(tmp_path, monkeypatch, output, message):
+def test_outputs_that_lie_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str) -> None:
     make_run(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     before = everything_in(tmp_path)
@@ -141,7 +142,7 @@ def test_outputs_that_lie_wrong(tmp_path, monkeypatch, output, message):
     assert everything_in(tmp_path) == before
 
 
-def test_an_output_that_is_an_input_file(tmp_path):
+def test_an_output_that_is_an_input_file(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     with pytest.raises(OutputError, match="is one of the checkpoints"):
         average(paths, paths[1], overwrite=True)
@@ -151,16 +152,18 @@ def test_an_output_that_is_an_input_file(tmp_path):
 
 @pytest.mark.parametrize("replaced", [True, False])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_an_input_that_is_written_meanwhile(tmp_path, monkeypatch, replaced, suffix):
+def test_an_input_that_is_written_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool, suffix: str
+) -> None:
     paths = make_files(tmp_path)
     if suffix == ".pt":
         for path in paths:
             torch.save(load_file(path), path.with_suffix(".pt"))
         paths = [path.with_suffix(".pt") for path in paths]
     content = paths[1].read_bytes()
-    write_updates = stream.write_updates
+    write_updates = stream.write_updates  # type: ignore[attr-defined]
 
-    def writes(*arguments):
+    def writes(*arguments: Any) -> Any:
         if replaced:
             paths[1].unlink()
         paths[1].write_bytes(content)
@@ -174,11 +177,11 @@ def test_an_input_that_is_written_meanwhile(tmp_path, monkeypatch, replaced, suf
     assert os.listdir(".") == []
 
 
-def test_an_input_that_is_removed_after_it_was_read(tmp_path, monkeypatch):
+def test_an_input_that_is_removed_after_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_files(tmp_path)
-    write_updates = stream.write_updates
+    write_updates = stream.write_updates  # type: ignore[attr-defined]
 
-    def removes(*arguments):
+    def removes(*arguments: Any) -> Any:
         paths[0].unlink()
         return write_updates(*arguments)
 
@@ -187,8 +190,8 @@ def test_an_input_that_is_removed_after_it_was_read(tmp_path, monkeypatch):
     assert os.listdir(".") == ["out.safetensors"]
 
 
-def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
-    def refused(source, target, **keywords):
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path, **keywords: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
@@ -196,25 +199,25 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     assert os.listdir(".") == ["out.safetensors"]
 
 
-def test_a_directory_that_may_not_be_written(tmp_path):
+def test_a_directory_that_may_not_be_written(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     with pytest.raises(OutputError) as caught:
         average(paths, "/proc/out.safetensors")
     assert caught.value.message.startswith("cannot be written:")
 
 
-def test_too_little_room_is_said_before_anything_is_read(tmp_path, monkeypatch):
+def test_too_little_room_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OutputError, match="it takes 4.22 kB, and 1.00 kB are free"):
         average(make_files(tmp_path), "out.safetensors")
 
 
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     real = os.open
 
-    def refused(path, *arguments, **keywords):
+    def refused(path: Path, *arguments: int, **keywords: Any) -> Any:
         if Path(path).name == "config.json" and "checkpoint-400" in str(path) and arguments[0] & os.O_WRONLY == 0:
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(path, *arguments, **keywords)
@@ -225,7 +228,7 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert os.listdir(".") == []
 
 
-def test_files_become_a_directory_that_loaders_understand(tmp_path):
+def test_files_become_a_directory_that_loaders_understand(tmp_path: Path) -> None:
     average(make_files(tmp_path), "out")
     assert sorted(os.listdir("out")) == [".belay", "belay.json", "model.safetensors"]
     with pytest.raises(OutputError, match="out.pt: is not a name for safetensors"):

@@ -9,11 +9,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from tests.conftest import Ran
 
 COUNT = 3
 WEIGHTS = (0.25, 0.25, 0.5)  # of three checkpoints at the default half-life
@@ -40,11 +43,11 @@ class Layout:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def usual(a, b):
+def usual(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return b.reshape(b.shape[0], -1) @ a.reshape(a.shape[0], -1)
 
 
-def mlx(a, b):
+def mlx(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The delta of LoRALinear.fuse of mlx_lm/tuner/lora.py."""
     return b.T @ a.T
 
@@ -145,12 +148,12 @@ def update(layout: Layout, found: State) -> torch.Tensor:
 
 
 def exact(layout: Layout) -> torch.Tensor:
-    return sum(c * update(layout, state(layout, seed)) for seed, c in enumerate(WEIGHTS))
+    return torch.as_tensor(sum(c * update(layout, state(layout, seed)) for seed, c in enumerate(WEIGHTS)))
 
 
-def verified(belay, output: str, paths: list[str]) -> bool:
+def verified(belay: Callable[..., Any], output: str, paths: list[str]) -> bool:
     ran = belay("verify", output, "--sample", "all", *(word for path in paths for word in ("--checkpoints", path)))
-    return ran.code == 0
+    return bool(ran.code == 0)
 
 
 def error(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -159,7 +162,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_without_a_choice_it_is_refused(name, suffix, belay):
+def test_without_a_choice_it_is_refused(name: str, suffix: str, belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS[name], suffix)
     ran = belay("average", *paths, "-o", "out.safetensors")
     assert (ran.code, ran.err) == (1, f"belay: {paths[-1]}: {UNDECIDED}")
@@ -168,7 +171,7 @@ def test_without_a_choice_it_is_refused(name, suffix, belay):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_delta_is_the_best_of_its_rank(name, suffix, belay):
+def test_delta_is_the_best_of_its_rank(name: str, suffix: str, belay: Callable[..., Ran]) -> None:
     layout = LAYOUTS[name]
     paths = write(layout, suffix)
     ran = belay("average", *paths, "-o", "out.safetensors", "--unit", "checkpoint", "--lora", "delta")
@@ -182,7 +185,7 @@ def test_delta_is_the_best_of_its_rank(name, suffix, belay):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_delta_is_exact_where_the_rank_is_enough(name, belay):
+def test_delta_is_exact_where_the_rank_is_enough(name: str, belay: Callable[..., Ran]) -> None:
     """Every checkpoint has the same B, so that their average has the rank of one."""
     layout = LAYOUTS[name]
     same = state(layout, 0)[layout.b]
@@ -192,13 +195,13 @@ def test_delta_is_exact_where_the_rank_is_enough(name, belay):
         save_file({**state(layout, seed), layout.b: same}, paths[-1])
     ran = belay("average", *paths, "-o", "out.safetensors", "--unit", "checkpoint", "--lora", "delta")
     assert ran.code == 0, ran.err
-    expected = sum(c * update(layout, {**state(layout, seed), layout.b: same}) for seed, c in enumerate(WEIGHTS))
+    expected: Any = sum(c * update(layout, {**state(layout, seed), layout.b: same}) for seed, c in enumerate(WEIGHTS))
     assert error(update(layout, load_file("out.safetensors")), expected) < 1e-6
     assert verified(belay, "out.safetensors", paths)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_factors_are_averaged_as_they_are(name, belay):
+def test_factors_are_averaged_as_they_are(name: str, belay: Callable[..., Ran]) -> None:
     layout = LAYOUTS[name]
     paths = write(layout)
     ran = belay("average", *paths, "-o", "out.safetensors", "--unit", "checkpoint", "--lora", "factors")
@@ -206,13 +209,13 @@ def test_factors_are_averaged_as_they_are(name, belay):
     assert "warning: these are adapters: their factors A and B are averaged apart" in ran.err
     found = load_file("out.safetensors")
     for factor in (layout.a, layout.b):
-        expected = sum(c * state(layout, seed)[factor].double() for seed, c in enumerate(WEIGHTS))
+        expected: Any = sum(c * state(layout, seed)[factor].double() for seed, c in enumerate(WEIGHTS))
         assert torch.equal(found[factor], expected.float())
     assert verified(belay, "out.safetensors", paths)
 
 
 @pytest.mark.parametrize("name", ["kohya", "kohya-conv", "xlabs", "diffusers-old", "ai-toolkit"])
-def test_a_larger_rank_is_exact_where_the_tensors_say_alpha(name, belay):
+def test_a_larger_rank_is_exact_where_the_tensors_say_alpha(name: str, belay: Callable[..., Ran]) -> None:
     layout = LAYOUTS[name]
     paths = write(layout)
     options = ("--unit", "checkpoint", "--lora", "delta", "--lora-rank", "6")
@@ -225,7 +228,7 @@ def test_a_larger_rank_is_exact_where_the_tensors_say_alpha(name, belay):
 
 
 @pytest.mark.parametrize("name", ["torchtune", "mlx", "loralib", "nemo"])
-def test_another_rank_is_refused_where_the_scale_lies_in_code(name, belay):
+def test_another_rank_is_refused_where_the_scale_lies_in_code(name: str, belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS[name])
     ran = belay("average", *paths, "-o", "out.safetensors", "--lora", "delta", "--lora-rank", "4")
     assert (ran.code, ran.err) == (
@@ -235,7 +238,7 @@ def test_another_rank_is_refused_where_the_scale_lies_in_code(name, belay):
     )
 
 
-def test_another_rank_is_refused_where_the_metadata_says_the_scale(belay):
+def test_another_rank_is_refused_where_the_metadata_says_the_scale(belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS["diffusers-new"])
     ran = belay("average", *paths, "-o", "out.safetensors", "--lora", "delta", "--lora-rank", "4")
     assert ran.code == 2
@@ -247,7 +250,7 @@ def test_another_rank_is_refused_where_the_metadata_says_the_scale(belay):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_another_alpha_in_one_checkpoint_is_refused(dtype, suffix, belay):
+def test_another_alpha_in_one_checkpoint_is_refused(dtype: torch.dtype, suffix: str, belay: Callable[..., Ran]) -> None:
     layout = LAYOUTS["kohya"]
     alpha = "lora_unet_mid_block_attn1_to_q.alpha"
     paths = []
@@ -265,7 +268,7 @@ def test_another_alpha_in_one_checkpoint_is_refused(dtype, suffix, belay):
     )
 
 
-def test_an_alpha_of_several_numbers_is_no_scale(belay):
+def test_an_alpha_of_several_numbers_is_no_scale(belay: Callable[..., Ran]) -> None:
     layout = LAYOUTS["kohya"]
     alpha = "lora_unet_mid_block_attn1_to_q.alpha"
     for seed in range(COUNT):
@@ -287,7 +290,7 @@ def test_an_alpha_of_several_numbers_is_no_scale(belay):
         ),
     ],
 )
-def test_scales_in_metadata_must_agree(key, values, said, belay):
+def test_scales_in_metadata_must_agree(key: str, values: tuple[str, str], said: str, belay: Callable[..., Ran]) -> None:
     for seed, value in enumerate(values):
         save_file(state(LAYOUTS["ai-toolkit"], seed), f"step_{seed + 1}.safetensors", metadata={key: value})
     ran = belay("average", "step_1.safetensors", "step_2.safetensors", "-o", "out.safetensors", "--lora", "delta")
@@ -295,7 +298,7 @@ def test_scales_in_metadata_must_agree(key, values, said, belay):
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "[" * 100_000, '"x"'])
-def test_damaged_metadata_is_refused(text, belay):
+def test_damaged_metadata_is_refused(text: str, belay: Callable[..., Ran]) -> None:
     for seed in range(2):
         metadata = {"lora_adapter_metadata": text}
         save_file(state(LAYOUTS["ai-toolkit"], seed), f"step_{seed + 1}.safetensors", metadata=metadata)
@@ -304,7 +307,7 @@ def test_damaged_metadata_is_refused(text, belay):
     assert "step_1.safetensors: has lora_adapter_metadata that is no configuration" in ran.err
 
 
-def test_dora_in_metadata_is_refused_by_name(belay):
+def test_dora_in_metadata_is_refused_by_name(belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS["ai-toolkit"], lora_adapter_metadata=json.dumps({"unet.use_dora": True}))
     ran = belay("average", *paths, "-o", "out.safetensors", "--lora", "delta")
     assert (ran.code, "is an adapter of the kind DoRA, whose update is no product B·A" in ran.err) == (1, True)
@@ -313,7 +316,7 @@ def test_dora_in_metadata_is_refused_by_name(belay):
 # ---- mlx-lm's directories
 
 
-def mlx_run(**config):
+def mlx_run(**config: Any) -> None:
     for seed in range(COUNT):
         directory = Path(f"run/checkpoint-{(seed + 1) * 100}")
         directory.mkdir(parents=True)
@@ -322,7 +325,7 @@ def mlx_run(**config):
         (directory / "adapter_config.json").write_text(json.dumps(whole))
 
 
-def test_mlx_directories_keep_their_configuration_and_their_rank_can_change(belay):
+def test_mlx_directories_keep_their_configuration_and_their_rank_can_change(belay: Callable[..., Ran]) -> None:
     mlx_run()
     ran = belay("average", "run", "-o", "out", "--unit", "checkpoint", "--lora", "delta", "--lora-rank", "5")
     assert ran.code == 0, ran.err
@@ -333,7 +336,7 @@ def test_mlx_directories_keep_their_configuration_and_their_rank_can_change(bela
     assert belay("verify", "out").code == 0
 
 
-def test_mlx_scales_that_differ_are_refused(belay):
+def test_mlx_scales_that_differ_are_refused(belay: Callable[..., Ran]) -> None:
     mlx_run()
     path = Path("run/checkpoint-100/adapter_config.json")
     path.write_text(path.read_text().replace("20.0", "10.0"))
@@ -341,7 +344,7 @@ def test_mlx_scales_that_differ_are_refused(belay):
     assert (ran.code, "has lora_parameters" in ran.err, "scaled differently" in ran.err) == (1, True, True)
 
 
-def test_mlx_dora_is_refused_and_its_full_weights_need_no_choice(belay):
+def test_mlx_dora_is_refused_and_its_full_weights_need_no_choice(belay: Callable[..., Ran]) -> None:
     mlx_run(fine_tune_type="dora")
     ran = belay("average", "run", "-o", "out", "--lora", "delta")
     assert (ran.code, "is an adapter of the kind DoRA, whose update is no product" in ran.err) == (1, True)
@@ -377,7 +380,9 @@ def others(seed: int) -> dict[str, State]:
 
 @pytest.mark.parametrize("kind", others(0))
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_other_kinds_are_refused_by_name_until_their_tensors_are_asked_for(kind, suffix, belay):
+def test_other_kinds_are_refused_by_name_until_their_tensors_are_asked_for(
+    kind: str, suffix: str, belay: Callable[..., Ran]
+) -> None:
     paths = [f"step_{seed + 1}.{suffix}" for seed in range(COUNT)]
     for seed, path in enumerate(paths):
         found = others(seed)[kind]
@@ -397,7 +402,7 @@ def test_other_kinds_are_refused_by_name_until_their_tensors_are_asked_for(kind,
     assert f"warning: these are adapters of the kind {kind}: their tensors are averaged apart" in ran.err
     found = load_file("out.safetensors")
     for name, value in found.items():
-        expected = sum(c * others(seed)[kind][name].double() for seed, c in enumerate(WEIGHTS))
+        expected: Any = sum(c * others(seed)[kind][name].double() for seed, c in enumerate(WEIGHTS))
         assert torch.equal(value, expected.float()), name
     assert verified(belay, "out.safetensors", paths)
 
@@ -405,7 +410,7 @@ def test_other_kinds_are_refused_by_name_until_their_tensors_are_asked_for(kind,
 # ---- a whole model that has an adapter
 
 
-def test_the_base_weights_of_a_whole_model_are_averaged_beside_the_updates(belay):
+def test_the_base_weights_of_a_whole_model_are_averaged_beside_the_updates(belay: Callable[..., Ran]) -> None:
     """As loralib leaves it without lora_state_dict: `weight` is of the layer, lora_A and lora_B beside it."""
     layout = LAYOUTS["loralib"]
     paths = []
@@ -420,7 +425,7 @@ def test_the_base_weights_of_a_whole_model_are_averaged_beside_the_updates(belay
 
 
 @pytest.mark.parametrize("policy", ["--drop", "--last"])
-def test_no_choice_is_needed_where_no_factor_is_averaged(policy, belay):
+def test_no_choice_is_needed_where_no_factor_is_averaged(policy: str, belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS["loralib"])
     ran = belay("average", *paths, "-o", "out.safetensors", policy, "*.lora_*")
     assert ran.code == 0, ran.err
@@ -428,14 +433,14 @@ def test_no_choice_is_needed_where_no_factor_is_averaged(policy, belay):
     assert verified(belay, "out.safetensors", paths)
 
 
-def test_the_metadata_of_the_record_says_how_it_was_averaged(belay):
+def test_the_metadata_of_the_record_says_how_it_was_averaged(belay: Callable[..., Ran]) -> None:
     paths = write(LAYOUTS["kohya"])
     assert belay("average", *paths, "-o", "out.safetensors", "--lora", "delta").code == 0
     with safe_open("out.safetensors", framework="pt") as file:
         assert file.metadata()["belay.lora"] == "delta"
 
 
-def test_what_makes_no_product_can_be_taken_from_the_last(belay):
+def test_what_makes_no_product_can_be_taken_from_the_last(belay: Callable[..., Ran]) -> None:
     """LitGPT's qkv in two groups beside a plain projection (litgpt/lora.py: LoRAQKVLinear)."""
     layout, paths = LAYOUTS["loralib"], []
     for seed in range(COUNT):
@@ -452,7 +457,7 @@ def test_what_makes_no_product_can_be_taken_from_the_last(belay):
     assert verified(belay, "out.safetensors", paths)
 
 
-def test_a_learned_scale_of_the_model_is_no_scale_of_an_update(belay):
+def test_a_learned_scale_of_the_model_is_no_scale_of_an_update(belay: Callable[..., Ran]) -> None:
     paths = []
     for seed in range(COUNT):
         paths.append(f"step_{seed + 1}.safetensors")

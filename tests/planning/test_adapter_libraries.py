@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from tests.conftest import Ran
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = (100, 200, 300)
@@ -17,13 +21,13 @@ RANK = 2
 
 
 class Net(torch.nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first = torch.nn.Linear(12, 16)
         self.second = torch.nn.Linear(16, 10)
 
 
-def filled(model, seed):
+def filled(model: Any, seed: int) -> Any:
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -32,7 +36,7 @@ def filled(model, seed):
     return model
 
 
-def updates(model):
+def updates(model: Any) -> dict[str, torch.Tensor]:
     from peft.tuners.lora import LoraLayer
 
     return {
@@ -42,20 +46,20 @@ def updates(model):
     }
 
 
-def best(matrix):
+def best(matrix: torch.Tensor) -> Any:
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
     return (u[:, :RANK] * s[:RANK]) @ vt[:RANK]
 
 
-def close(found, parts):
+def close(found: dict[str, torch.Tensor], parts: list[dict[str, torch.Tensor]]) -> None:
     """Whether every update is the best of its rank to the average of the parts'."""
     assert found.keys() == parts[0].keys()
     for name, update in found.items():
-        exact = best(sum(c * part[name] for c, part in zip(WEIGHTS, parts, strict=True)))
+        exact = best(torch.as_tensor(sum(c * part[name] for c, part in zip(WEIGHTS, parts, strict=True))))
         assert torch.linalg.matrix_norm(update - exact) <= 1e-6 * torch.linalg.matrix_norm(exact), name
 
 
-def unet():
+def unet() -> Any:
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -71,7 +75,7 @@ def unet():
     )
 
 
-def diffusers_adapter(seed):
+def diffusers_adapter(seed: int) -> Any:
     from peft import LoraConfig
 
     model = unet()
@@ -79,7 +83,7 @@ def diffusers_adapter(seed):
     return filled(model, seed)
 
 
-def test_diffusers_loads_the_average_of_its_adapters(belay):
+def test_diffusers_loads_the_average_of_its_adapters(belay: Callable[..., Ran]) -> None:
     paths = []
     for seed, step in enumerate(STEPS):
         diffusers_adapter(seed).save_lora_adapter(f"checkpoint-{step}")
@@ -91,13 +95,13 @@ def test_diffusers_loads_the_average_of_its_adapters(belay):
     close(updates(model), [updates(diffusers_adapter(seed)) for seed in range(3)])
 
 
-def test_diffusers_reads_the_average_of_kohyas_adapters_with_their_alpha(belay):
+def test_diffusers_reads_the_average_of_kohyas_adapters_with_their_alpha(belay: Callable[..., Ran]) -> None:
     """Names as sd-scripts' networks/lora.py has them, read by diffusers' own converter."""
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
-    def read(state):
+    def read(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         converted, alphas = _convert_non_diffusers_lora_to_diffusers(dict(state))
         (alpha,) = alphas.values()
         down, up = (next(v for k, v in converted.items() if f".{side}.weight" in k).double() for side in ("down", "up"))
@@ -119,7 +123,7 @@ def test_diffusers_reads_the_average_of_kohyas_adapters_with_their_alpha(belay):
     close(read(load_file("out.safetensors")), parts)
 
 
-def peft_model(seed, **options):
+def peft_model(seed: int, **options: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -128,14 +132,14 @@ def peft_model(seed, **options):
 
 
 @pytest.fixture
-def peft_files():
+def peft_files() -> list[str]:
     """The files alone are given; the configuration lies beside each."""
     for seed, step in enumerate(STEPS):
         peft_model(seed).save_pretrained(f"checkpoint-{step}")
     return [f"checkpoint-{step}/adapter_model.safetensors" for step in STEPS]
 
 
-def test_the_configuration_beside_a_file_of_peft_counts(peft_files, belay):
+def test_the_configuration_beside_a_file_of_peft_counts(peft_files: list[str], belay: Callable[..., Ran]) -> None:
     from peft import PeftModel
 
     ran = belay("average", *peft_files, "-o", "out.safetensors", "--unit", "checkpoint", "--lora", "delta")
@@ -150,7 +154,7 @@ def test_the_configuration_beside_a_file_of_peft_counts(peft_files, belay):
     assert (ran.code, said in ran.err) == (1, True), ran.err
 
 
-def test_a_file_of_peft_without_its_configuration_is_refused(peft_files, belay):
+def test_a_file_of_peft_without_its_configuration_is_refused(peft_files: list[str], belay: Callable[..., Ran]) -> None:
     for step in STEPS:
         Path(f"checkpoint-{step}/adapter_config.json").unlink()
     ran = belay("average", *peft_files, "-o", "out.safetensors", "--lora", "delta")
@@ -162,18 +166,18 @@ def test_a_file_of_peft_without_its_configuration_is_refused(peft_files, belay):
     ]
 
 
-def test_the_rank_of_a_file_by_itself_cannot_change(peft_files, belay):
+def test_the_rank_of_a_file_by_itself_cannot_change(peft_files: list[str], belay: Callable[..., Ran]) -> None:
     ran = belay("average", *peft_files, "-o", "out.safetensors", "--lora", "delta", "--lora-rank", "4")
     assert (ran.code, "no adapter_config.json goes with the output" in ran.err) == (2, True)
 
 
-def test_the_bias_of_a_factor_is_no_factor(belay):
+def test_the_bias_of_a_factor_is_no_factor(belay: Callable[..., Ran]) -> None:
     for seed, step in enumerate(STEPS):
         peft_model(seed, lora_bias=True).save_pretrained(f"run/checkpoint-{step}")
     ran = belay("average", "run", "-o", "out", "--unit", "checkpoint", "--lora", "delta")
     assert ran.code == 0, ran.err
     name = "base_model.model.first.lora_B.bias"
     states = [load_file(f"run/checkpoint-{step}/adapter_model.safetensors") for step in STEPS]
-    exact = sum(c * state[name].double() for c, state in zip(WEIGHTS, states, strict=True))
+    exact: Any = sum(c * state[name].double() for c, state in zip(WEIGHTS, states, strict=True))
     assert torch.equal(load_file("out/adapter_model.safetensors")[name], exact.float())
     assert belay("verify", "out").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 
 from belay_cli import average
 from belay_cli.planning.configs import untrue_metadata, with_dtype
-from belay_cli.planning.plan import PlanOptions
+from belay_cli.planning.options import PlanOptions
+from tests.conftest import Ran
 
 FLOATS = ["float64", "float32", "bfloat16", "float16"]
 
@@ -28,12 +30,12 @@ def run_with(config: bytes | None, name: str = "config.json", directory: Path = 
     return directory
 
 
-def written(config: bytes, dtype: str, name: str = "config.json") -> bytes:
+def written(config: bytes, dtype: Any, name: str = "config.json") -> bytes:
     average([run_with(config, name)], "out", dtype=dtype)
     return Path("out", name).read_bytes()
 
 
-def test_config_json_says_what_the_weights_are():
+def test_config_json_says_what_the_weights_are() -> None:
     config = {
         "z": 1,
         "dtype": "float32",
@@ -65,28 +67,28 @@ def test_config_json_says_what_the_weights_are():
         (b'\xef\xbb\xbf{ "a": "\\ud800" }', "bfloat16"),
     ],
 )
-def test_every_other_config_stays_byte_for_byte(config, dtype):
+def test_every_other_config_stays_byte_for_byte(config: bytes, dtype: str) -> None:
     assert written(config, dtype) == config
 
 
 @pytest.mark.parametrize("name", ["params.json", "lit_config.json", "generation_config.json", "config.yaml"])
-def test_no_other_file_is_edited(name):
+def test_no_other_file_is_edited(name: str) -> None:
     assert written(b'{"dtype": "float32"}', "bfloat16", name) == b'{"dtype": "float32"}'
 
 
-def test_half_a_character_stays_one():
+def test_half_a_character_stays_one() -> None:
     assert json.loads(written(b'{"dtype": "float32", "a": "\\ud800"}', "float16")) == {
         "dtype": "float16",
         "a": "\ud800",
     }
 
 
-def test_several_parts_have_one_dtype_each():
+def test_several_parts_have_one_dtype_each() -> None:
     config = {"torch_dtype": {"text_config": "float32", "": "float16", "codec": 5}}
     assert with_dtype(config, "bfloat16") == {"torch_dtype": {"text_config": "bfloat16", "": "bfloat16", "codec": 5}}
 
 
-def test_a_config_of_any_depth_is_edited_to_a_depth():
+def test_a_config_of_any_depth_is_edited_to_a_depth() -> None:
     config: dict[str, Any] = {"dtype": "float32"}
     for _ in range(200):
         config = {"inner": config}
@@ -103,7 +105,7 @@ _VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["dtype", "torch_dtype", "a", "text_config"]), _VALUES), st.sampled_from(FLOATS))
-def test_an_edit_keeps_keys_and_order_and_is_made_once(config, dtype):
+def test_an_edit_keeps_keys_and_order_and_is_made_once(config: dict[str, Any], dtype: str) -> None:
     edited = with_dtype(config, dtype)
     assert list(edited) == list(config)
     assert with_dtype(edited, dtype) == edited
@@ -112,7 +114,7 @@ def test_an_edit_keeps_keys_and_order_and_is_made_once(config, dtype):
             assert edited[key] == (dtype if key in ("dtype", "torch_dtype") else value)
 
 
-def test_verify_and_the_planned_sizes_hold(belay):
+def test_verify_and_the_planned_sizes_hold(belay: Callable[..., Ran]) -> None:
     run = run_with(b'{"dtype": "float32"}')
     ran = belay("average", run, "-o", "out", "--dtype", "bfloat16", "--json")
     sizes = {Path(file["path"]).name: file["bytes"] for file in ran.json["files"]}
@@ -120,7 +122,7 @@ def test_verify_and_the_planned_sizes_hold(belay):
     assert belay("verify", "out").code == 0
 
 
-def test_transformers_loads_the_dtype_that_was_asked_for():
+def test_transformers_loads_the_dtype_that_was_asked_for() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -141,5 +143,5 @@ def test_transformers_loads_the_dtype_that_was_asked_for():
         (PlanOptions(lora="delta", lora_rank=4), {"ss_network_dim", "ss_network_alpha"}),
     ],
 )
-def test_metadata_that_an_option_makes_untrue(options, names):
+def test_metadata_that_an_option_makes_untrue(options: PlanOptions, names: set[str]) -> None:
     assert untrue_metadata(options) == names

@@ -23,7 +23,7 @@ from belay_cli.show.listener import Nobody
 from tests.conftest import make_run
 
 
-def planned(name, elements, dtype="F32"):
+def planned(name: str, elements: int, dtype: str = "F32") -> PlannedTensor:
     nbytes = elements * DTYPES[dtype].bits // 8
     return PlannedTensor(name, "average", dtype, dtype, (elements,), elements, nbytes)
 
@@ -32,7 +32,7 @@ sizes = st.lists(st.tuples(st.integers(0, 300), st.sampled_from(["F32", "BF16", 
 
 
 @given(sizes, st.integers(1, 3000))
-def test_shards_are_those_of_the_hub(tensors, largest):
+def test_shards_are_those_of_the_hub(tensors: list[tuple[int, str]], largest: int) -> None:
     names = [f"t{i:02d}" for i in range(len(tensors))]
     given_tensors = [planned(name, *tensor) for name, tensor in zip(names, tensors, strict=True)]
     placed, shards = lay_out(given_tensors, "model", largest)
@@ -54,7 +54,7 @@ def test_shards_are_those_of_the_hub(tensors, largest):
             end += tensor.nbytes
 
 
-def test_a_header_is_padded_and_says_what_it_was_given():
+def test_a_header_is_padded_and_says_what_it_was_given() -> None:
     placed, _ = lay_out([planned("a", 3), planned("b", 2, "F64")], "model", None)
     text = header(placed, {"format": "pt"})
     assert len(text) % 8 == 0
@@ -66,12 +66,12 @@ def test_a_header_is_padded_and_says_what_it_was_given():
     ("text", "expected"),
     [("5GB", 5_000_000_000), ("500MB", 500_000_000), ("2GiB", 2 << 30), ("1.5kb", 1500), ("77", 77), ("1 TB", 10**12)],
 )
-def test_sizes(text, expected):
+def test_sizes(text: str, expected: int) -> None:
     assert parse_size(text, "--x") == expected
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "1.2.3MB", "5 bananas"])
-def test_what_is_no_size(text):
+def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--x .* is not a size"):
         parse_size(text, "--x")
 
@@ -90,12 +90,12 @@ def test_what_is_no_size(text):
         (Policies(drop=("[abc]?",)), "b1", "BF16", "drop"),
     ],
 )
-def test_policies(policies, name, dtype, action):
+def test_policies(policies: Policies, name: str, dtype: str, action: str) -> None:
     assert policies.action(name, dtype) == action
 
 
 @given(st.integers(1, 40), st.integers(1, 64), st.integers(200_000, 1 << 30), st.sampled_from([2, 4, 8]))
-def test_buffers_stay_in_the_memory_they_may_take(outputs, threads, memory, width):
+def test_buffers_stay_in_the_memory_they_may_take(outputs: int, threads: int, memory: int, width: int) -> None:
     try:
         buffers = plan_buffers(
             outputs=outputs, source_bytes=width, output_bytes=width, threads=threads, max_memory=memory
@@ -108,7 +108,7 @@ def test_buffers_stay_in_the_memory_they_may_take(outputs, threads, memory, widt
     assert buffers.chunk % 64 == 0
 
 
-def test_a_tensor_that_is_dropped_or_kept_need_not_be_everywhere(tmp_path):
+def test_a_tensor_that_is_dropped_or_kept_need_not_be_everywhere(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     run = make_run(tmp_path / "run")
@@ -119,7 +119,7 @@ def test_a_tensor_that_is_dropped_or_kept_need_not_be_everywhere(tmp_path):
     assert {t.name: t.action for t in kept.tensors}["scale"] == "last"
 
 
-def test_sizes_of_a_plan_come_true(tmp_path):
+def test_sizes_of_a_plan_come_true(tmp_path: Path) -> None:
     from belay_cli.api.average import run
 
     plan = prepare([make_run(tmp_path / "run")], [Belay()], ["out"], *plan_options({"max_shard_size": "1kB"}), Nobody())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,9 +14,10 @@ from belay_cli.errors import SeriesError
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning.policies import Policies
+from tests.conftest import Ran
 
 
-def series(directory, **more):
+def series(directory: Path, **more: Any) -> list[Path]:
     paths = []
     for step in (100, 200):
         paths.append(directory / f"step_{step}.safetensors")
@@ -20,7 +25,7 @@ def series(directory, **more):
     return paths
 
 
-def test_complex_numbers_are_said_to_be_that(tmp_path, belay):
+def test_complex_numbers_are_said_to_be_that(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = series(tmp_path, freqs_cis=torch.polar(torch.ones(4), torch.ones(4)))
     ran = belay("average", *paths, "-o", "out.safetensors")
     assert (ran.code, ran.out) == (1, "")
@@ -35,7 +40,7 @@ def test_complex_numbers_are_said_to_be_that(tmp_path, belay):
 
 
 @pytest.mark.parametrize("code", [code for code in DTYPES if code.startswith(("F8_", "F6_", "F4"))])
-def test_small_floats_need_their_scales(code):
+def test_small_floats_need_their_scales(code: str) -> None:
     tensor = Tensor("l.weight", code, (8,), 0, DTYPES[code].bits)
     with pytest.raises(SeriesError) as error:
         Policies().check([tensor])
@@ -47,7 +52,7 @@ def test_small_floats_need_their_scales(code):
     Policies(drop=("l.*",)).check([tensor])
 
 
-def test_what_cannot_be_read_can_be_dropped(tmp_path, belay):
+def test_what_cannot_be_read_can_be_dropped(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for step in (100, 200):
         state = {"w": torch.full((4,), float(step)), "freqs_cis": torch.ones(4, dtype=torch.complex128)}
         torch.save(state, tmp_path / f"step_{step}.pt")
@@ -61,11 +66,11 @@ def test_what_cannot_be_read_can_be_dropped(tmp_path, belay):
     )
 
 
-def test_names_of_the_shell_are_quoted():
+def test_names_of_the_shell_are_quoted() -> None:
     with pytest.raises(SeriesError) as error:
         Policies().check([Tensor("rope[0].c", "C64", (1,), 0, 8)])
     assert error.value.hint == ("to keep the last one's: --last 'rope[[]0].c'; to leave it out: --drop 'rope[[]0].c'")
 
 
-def test_only_complex_numbers_are_complex():
+def test_only_complex_numbers_are_complex() -> None:
     assert [code for code, dtype in DTYPES.items() if dtype.complex] == ["C64"]

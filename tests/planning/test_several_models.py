@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from belay_cli import average
 from belay_cli.errors import CheckpointError, OutputError, SeriesError, UsageError
-from belay_cli.show.report import TensorCounts
-from tests.conftest import everything_in
+from belay_cli.show.report import Report, TensorCounts
+from tests.conftest import Ran, everything_in
 from tests.several import averaged, make_pipelines, make_sentence_transformers, model, same, write
 
 PIPELINE = [
@@ -31,33 +33,33 @@ RECORD = [".belay/local.json", "belay.json"]
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Path:
     return make_pipelines(tmp_path / "run")
 
 
 @pytest.fixture
-def sentences(tmp_path):
+def sentences(tmp_path: Path) -> Path:
     return make_sentence_transformers(tmp_path / "run")
 
 
-def files(directory) -> list[str]:
+def files(directory: str) -> list[str]:
     return [name for name in everything_in(Path(directory)) if Path(directory, name).is_file()]
 
 
-def contents(directory) -> dict[str, bytes]:
+def contents(directory: str) -> dict[str, bytes]:
     return {name: Path(directory, name).read_bytes() for name in files(directory)}
 
 
-def all_tensors(directory) -> dict[str, torch.Tensor]:
+def all_tensors(directory: str) -> dict[str, torch.Tensor]:
     paths = Path(directory).rglob("*.safetensors")
     return {f"{path.parent.name}/{name}": tensor for path in paths for name, tensor in load_file(path).items()}
 
 
-def coefficients(report) -> list[float]:
+def coefficients(report: Report) -> list[float]:
     return [checkpoint.coefficient for checkpoint in report.checkpoints]
 
 
-def test_a_pipeline_comes_out_as_it_went_in(run):
+def test_a_pipeline_comes_out_as_it_went_in(run: Path) -> None:
     report = average([run], "out", subfolder="all", unit="checkpoint")
     assert files("out") == sorted([*PIPELINE, *WEIGHTS, *RECORD])
     for name in WEIGHTS:
@@ -71,7 +73,7 @@ def test_a_pipeline_comes_out_as_it_went_in(run):
     assert all(Path(file.path).stat().st_size == file.bytes for file in report.files)
 
 
-def test_sentence_transformers_need_no_option(sentences):
+def test_sentence_transformers_need_no_option(sentences: Path) -> None:
     report = average([sentences], "out", unit="checkpoint")
     own = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "config.json"]
     own += ["config_sentence_transformers.json", "model.safetensors", "modules.json"]
@@ -82,7 +84,7 @@ def test_sentence_transformers_need_no_option(sentences):
     assert report.warnings == []
 
 
-def test_torch_files_become_what_loaders_look_for(tmp_path):
+def test_torch_files_become_what_loaders_look_for(tmp_path: Path) -> None:
     run = make_pipelines(tmp_path / "run", suffix=".bin")
     report = average([run], "out", subfolder="all")
     assert {name for name in files("out") if name.endswith(".safetensors")} == set(WEIGHTS)
@@ -91,7 +93,7 @@ def test_torch_files_become_what_loaders_look_for(tmp_path):
         same(load_file(f"out/{name}"), exact)
 
 
-def test_what_a_list_does_not_name_is_the_last_one(run, belay):
+def test_what_a_list_does_not_name_is_the_last_one(run: Path, belay: Callable[..., Ran]) -> None:
     shutil.rmtree(run / "checkpoint-100/vae")
     report = average([run], "out", subfolder="unet,text_encoder")
     same(load_file(f"out/{WEIGHTS[2]}"), load_file(run / "checkpoint-300" / WEIGHTS[2]))
@@ -107,13 +109,13 @@ def test_what_a_list_does_not_name_is_the_last_one(run, belay):
         average([run], "other", subfolder="all")
 
 
-def test_the_order_of_a_list_changes_nothing(run):
+def test_the_order_of_a_list_changes_nothing(run: Path) -> None:
     average([run], "a", subfolder="unet,text_encoder")
     average([run], "b", subfolder="text_encoder/, unet,unet")
     assert contents("a") == contents("b")
 
 
-def test_one_model_alone_is_as_ever(run):
+def test_one_model_alone_is_as_ever(run: Path) -> None:
     average([run], "out", subfolder="unet")
     assert files("out") == sorted(["config.json", "diffusion_pytorch_model.safetensors", *RECORD])
     record = json.loads(Path("out/belay.json").read_text())
@@ -121,7 +123,7 @@ def test_one_model_alone_is_as_ever(run):
     assert set(record["digests"]) == set(model(0))
 
 
-def test_names_begin_with_the_folder_but_in_the_files(run):
+def test_names_begin_with_the_folder_but_in_the_files(run: Path) -> None:
     average([run], "out", subfolder="all")
     record = json.loads(Path("out/belay.json").read_text())
     assert record["components"] == ["text_encoder", "unet", "vae"]
@@ -131,7 +133,7 @@ def test_names_begin_with_the_folder_but_in_the_files(run):
         assert set(json.loads(file.metadata()["belay.digests"])) == {f"unet/{name}" for name in model(0)}
 
 
-def test_policies_and_dtypes_by_name(run):
+def test_policies_and_dtypes_by_name(run: Path) -> None:
     report = average([run], "out", subfolder="all", last=["vae/*"], drop=["*/seen"], dtype="float16")
     assert report.tensors == TensorCounts(averaged=4, last=2, dropped=3)
     found = load_file(f"out/{WEIGHTS[2]}")
@@ -142,13 +144,13 @@ def test_policies_and_dtypes_by_name(run):
     assert Path("out/unet/config.json").read_bytes() == (run / "checkpoint-300/unet/config.json").read_bytes()
 
 
-def test_a_model_that_is_dropped_whole(run, belay):
+def test_a_model_that_is_dropped_whole(run: Path, belay: Callable[..., Ran]) -> None:
     average([run], "out", subfolder="all", drop=["vae/*"])
     assert WEIGHTS[2] not in files("out")
     assert belay("verify", "out").code == 0
 
 
-def test_shards_and_an_index_for_each(run, belay):
+def test_shards_and_an_index_for_each(run: Path, belay: Callable[..., Ran]) -> None:
     average([run], "out", subfolder="all", max_shard_size="90")
     average([run], "whole", subfolder="all")
     for name in WEIGHTS:
@@ -165,7 +167,7 @@ def test_shards_and_an_index_for_each(run, belay):
     assert belay("verify", "out", "--sample", "all").code == 0
 
 
-def test_only_one_of_them_is_sharded(sentences, belay):
+def test_only_one_of_them_is_sharded(sentences: Path, belay: Callable[..., Ran]) -> None:
     save = {"conv.weight": torch.ones(100, 3), "conv.bias": torch.ones(100)}
     for path in sentences.glob("*/2_Dense/model.safetensors"):
         save_file(save, path)
@@ -176,14 +178,14 @@ def test_only_one_of_them_is_sharded(sentences, belay):
 
 
 @pytest.mark.parametrize("options", [{"chunk": 64}, {"threads": 1}, {"max_shard_size": "100"}, {"sync": False}])
-def test_bytes_depend_on_nothing_else(run, options):
+def test_bytes_depend_on_nothing_else(run: Path, options: dict[str, Any]) -> None:
     average([run], "one", subfolder="all", threads=2)
     average([run], "other", subfolder="all", **options)
     same(*(all_tensors(directory) for directory in ("one", "other")))
     assert "max_shard_size" in options or contents("one") == contents("other")
 
 
-def test_tied_weights_within_one(tmp_path, belay):
+def test_tied_weights_within_one(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     for seed in (1, 2):
         shared = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
         state = {"embed.weight": shared, "head.weight": shared}
@@ -204,7 +206,7 @@ def test_tied_weights_within_one(tmp_path, belay):
     assert belay("verify", "apart").code == 0
 
 
-def test_a_tied_head_that_only_some_checkpoints_of_one_have(tmp_path):
+def test_a_tied_head_that_only_some_checkpoints_of_one_have(tmp_path: Path) -> None:
     for seed in (1, 2):
         state = {"embed.weight": torch.full((2, 2), float(seed)), "seen": torch.tensor(1)}
         state |= {"lm_head.weight": torch.ones(2, 2)} if seed == 1 else {}
@@ -215,7 +217,7 @@ def test_a_tied_head_that_only_some_checkpoints_of_one_have(tmp_path):
     assert "lm_head.weight" not in load_file("out/te/model.safetensors")
 
 
-def test_metadata_of_one_goes_with_it(tmp_path):
+def test_metadata_of_one_goes_with_it(tmp_path: Path) -> None:
     for seed in (1, 2):
         for folder in ("a", "b"):
             path = tmp_path / f"run/checkpoint-{seed}/{folder}/model.safetensors"
@@ -229,7 +231,7 @@ def test_metadata_of_one_goes_with_it(tmp_path):
     assert [note for note in report.notes if "'differs'" in note and "'of'" not in note]
 
 
-def test_packed_weights_are_found_by_the_configuration_of_each(tmp_path):
+def test_packed_weights_are_found_by_the_configuration_of_each(tmp_path: Path) -> None:
     packed = {"q": torch.ones(4, 4, dtype=torch.int8), "norm": torch.ones(4)}
     for step in (1, 2):
         config = {"quantization_config": {"quant_method": "hqq"}}
@@ -242,7 +244,7 @@ def test_packed_weights_are_found_by_the_configuration_of_each(tmp_path):
     average([tmp_path / "run"], "out", subfolder="all", last=["b/q"])
 
 
-def test_adapters_of_several_models(tmp_path):
+def test_adapters_of_several_models(tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     for step in (1, 2):
         for folder in ("te", "unet"):
@@ -261,7 +263,7 @@ def test_adapters_of_several_models(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["average", "plan"])
-def test_one_file_is_refused(run, belay, command):
+def test_one_file_is_refused(run: Path, belay: Callable[..., Ran], command: str) -> None:
     ran = belay(command, run, "--subfolder", "all", "-o", "x.safetensors")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == (
@@ -271,7 +273,7 @@ def test_one_file_is_refused(run, belay, command):
     assert os.listdir(".") == []
 
 
-def test_a_plan_says_what_comes(run, belay):
+def test_a_plan_says_what_comes(run: Path, belay: Callable[..., Ran]) -> None:
     planned = belay("plan", run, "--subfolder", "all", "--json").json
     done = belay("average", run, "--subfolder", "all", "--json").json
     for name in ("bytes_read", "bytes_written", "files", "tensors"):
@@ -281,7 +283,7 @@ def test_a_plan_says_what_comes(run, belay):
 # ---- over another output, and when a step fails
 
 
-def test_overwriting_replaces_what_belay_wrote_in_folders_too(run):
+def test_overwriting_replaces_what_belay_wrote_in_folders_too(run: Path) -> None:
     average([run], "out", subfolder="all", max_shard_size="100")
     write(Path("out"), {"unet/notes.md": "mine", "notes.md": "mine"})
     with pytest.raises(OutputError, match="exists"):
@@ -296,7 +298,7 @@ def test_overwriting_replaces_what_belay_wrote_in_folders_too(run):
 
 
 @pytest.mark.parametrize("name", ["unet/other.safetensors", "vae/diffusion_pytorch_model.safetensors"])
-def test_weights_of_others_in_a_folder_stay(run, name):
+def test_weights_of_others_in_a_folder_stay(run: Path, name: str) -> None:
     average([run], "out", subfolder="all")
     save_file(model(5), f"out/{name}")
     before = contents("out")
@@ -306,7 +308,7 @@ def test_weights_of_others_in_a_folder_stay(run, name):
 
 
 @pytest.mark.parametrize("components", [["../beside"], [3], "unet", [["unet"]], ["/"]])
-def test_a_record_cannot_lead_out_of_the_output(run, components):
+def test_a_record_cannot_lead_out_of_the_output(run: Path, components: Any) -> None:
     average([run], "out", subfolder="unet")
     average([run], "beside", subfolder="unet", method="belay")
     before = contents("beside")
@@ -319,14 +321,14 @@ def test_a_record_cannot_lead_out_of_the_output(run, components):
 class Break:
     """Fails at the n-th call of any of these functions of os, but for those that clean up."""
 
-    def __init__(self, monkeypatch, at, error):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: Any) -> None:
         self.calls, self.at, self.error = 0, at, error
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a step like others, but nobody pulls the plug here
         for name in ("mkdir", "ftruncate", "pwrite", "fsync", "rename", "link", "unlink"):
             monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
 
-    def wrap(self, function):
-        def wrapped(*arguments, **keywords):
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
             self.calls += 1
             if self.calls == self.at:
                 raise self.error
@@ -336,8 +338,10 @@ class Break:
 
 
 @pytest.mark.parametrize("new", ["all", "unet"])
-def test_whatever_step_breaks_there_is_the_old_output_or_the_new(run, monkeypatch, tmp_path, new):
-    options = {"method": "belay", "subfolder": new}
+def test_whatever_step_breaks_there_is_the_old_output_or_the_new(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new: str
+) -> None:
+    options: dict[str, Any] = {"method": "belay", "subfolder": new}
     average([run], tmp_path / "old", subfolder="all", max_shard_size="100", sync=False)
     average([run], "new", **options)
     expected, at, finished = contents("new"), 0, False
@@ -359,7 +363,7 @@ def test_whatever_step_breaks_there_is_the_old_output_or_the_new(run, monkeypatc
     assert at > 30
 
 
-def test_whatever_step_breaks_a_new_output_is_whole_or_absent(run, monkeypatch):
+def test_whatever_step_breaks_a_new_output_is_whole_or_absent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at, finished = 0, False
     while not finished:
         at += 1

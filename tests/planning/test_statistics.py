@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def averaged(models: Sequence[nn.Module]) -> Report:
     return of_states([model.state_dict() for model in models])
 
 
-def of_states(states: Sequence[dict[str, torch.Tensor]], **options: str | list[str]) -> Report:
+def of_states(states: Sequence[dict[str, torch.Tensor]], **options: Any) -> Report:
     for number, state in enumerate(states, 1):
         torch.save(state, f"step_{number}00.pt")
     return average(sorted(Path.cwd().glob("step_*.pt")), "out.safetensors", unit="checkpoint", **options)
@@ -52,10 +53,10 @@ def quiet(make: Callable[..., nn.Module], *arguments: object, **options: object)
         return make(*arguments, **options)
 
 
-def norm(layer: nn.Module) -> float:
+def norm(layer: Any) -> float:
     with torch.no_grad():
         layer.eval()(torch.zeros(1, 32))
-        return torch.linalg.matrix_norm(layer.weight.detach(), 2).item()
+        return float(torch.linalg.matrix_norm(layer.weight.detach(), 2))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def norm(layer: nn.Module) -> float:
         (parametrizations.spectral_norm, "parametrizations.weight.0._u and 1 more"),
     ],
 )
-def test_spectral_norm_is_lost_and_comes_back_by_the_mend(make, names):
+def test_spectral_norm_is_lost_and_comes_back_by_the_mend(make: Callable[..., Any], names: str) -> None:
     torch.manual_seed(0)
     layers = [quiet(make, nn.Linear(32, 32), n_power_iterations=30) for _ in range(4)]
     for layer in layers:
@@ -82,7 +83,7 @@ def test_spectral_norm_is_lost_and_comes_back_by_the_mend(make, names):
     assert norm(layer) == pytest.approx(1, abs=1e-3)
 
 
-def plain(layer: nn.Module, take_off: Callable[[nn.Module], object]) -> torch.Tensor:
+def plain(layer: Any, take_off: Callable[[nn.Module], object]) -> Any:
     take_off(layer)
     return layer.weight.detach()
 
@@ -100,7 +101,9 @@ def plain(layer: nn.Module, take_off: Callable[[nn.Module], object]) -> torch.Te
     ],
 )
 @pytest.mark.parametrize("dim", [0, None])
-def test_weight_norm_is_averaged_apart_and_whole_by_the_mend(make, take_off, names, mend, dim):
+def test_weight_norm_is_averaged_apart_and_whole_by_the_mend(
+    make: Callable[..., Any], take_off: Callable[..., Any], names: str, mend: str, dim: int | None
+) -> None:
     torch.manual_seed(0)
     layers = [quiet(make, nn.Conv1d(4, 6, 3), dim=dim) for _ in range(3)]
     report = averaged(layers)
@@ -110,7 +113,7 @@ def test_weight_norm_is_averaged_apart_and_whole_by_the_mend(make, take_off, nam
     apart.load_state_dict(load_file("out.safetensors"))
     coefficients = [checkpoint.coefficient for checkpoint in report.checkpoints]
     weights = [plain(layer, take_off) for layer in layers]
-    exact = sum(c * w.double() for c, w in zip(coefficients, weights, strict=True)).float()
+    exact = torch.as_tensor(sum(c * w.double() for c, w in zip(coefficients, weights, strict=True))).float()
     assert (plain(apart, take_off) - exact).norm() > 0.3 * exact.norm()
 
     Path("out.safetensors").unlink()
@@ -129,7 +132,7 @@ def test_weight_norm_is_averaged_apart_and_whole_by_the_mend(make, take_off, nam
         (("l.weight", "l.u0", "l.sv0"), SPECTRAL.format("l.u0 and 1 more")),
     ],
 )
-def test_other_statistics_are_known_by_names_that_go_together(names, text):
+def test_other_statistics_are_known_by_names_that_go_together(names: tuple[str, ...], text: str) -> None:
     states = [{name: torch.randn(3) for name in names} for _ in range(2)]
     assert of_states(states).warnings == [text]
 
@@ -150,20 +153,21 @@ def test_other_statistics_are_known_by_names_that_go_together(names, text):
     ],
     ids=lambda shapes: next(iter(shapes)),
 )
-def test_a_name_without_its_partner_is_a_weight(shapes):
+def test_a_name_without_its_partner_is_a_weight(shapes: dict[str, tuple[int, ...]]) -> None:
     states = [{name: torch.randn(shape) for name, shape in shapes.items()} for _ in range(2)]
     assert of_states(states).warnings == []
 
 
-def test_what_is_taken_from_the_last_checkpoint_is_nobodys_average():
+def test_what_is_taken_from_the_last_checkpoint_is_nobodys_average() -> None:
     torch.manual_seed(0)
     states = [quiet(nn.utils.spectral_norm, nn.Linear(4, 4)).state_dict() for _ in range(2)]
     assert of_states(states, last=["weight_[uv]"]).warnings == []
 
 
-def test_pruning_masks_that_differ_leave_weights_that_are_half_gone():
+def test_pruning_masks_that_differ_leave_weights_that_are_half_gone() -> None:
     torch.manual_seed(0)
-    layers = [prune.l1_unstructured(nn.Linear(8, 8), "weight", amount=0.5) for _ in range(2)]
+    prune_some: Any = prune.l1_unstructured
+    layers = [prune_some(nn.Linear(8, 8), "weight", amount=0.5) for _ in range(2)]
     assert averaged(layers).warnings == [
         "pruning masks are averaged like weights (weight_mask): where they differ, a weight is neither there nor gone; "
         "make the pruning permanent in the checkpoints first: torch.nn.utils.prune.remove"
@@ -172,7 +176,7 @@ def test_pruning_masks_that_differ_leave_weights_that_are_half_gone():
     assert ((mask > 0) & (mask < 1)).any()
 
 
-def test_the_mend_of_a_codebook_gives_the_averaged_codes():
+def test_the_mend_of_a_codebook_gives_the_averaged_codes() -> None:
     torch.manual_seed(0)
     states = []
     for _ in range(2):

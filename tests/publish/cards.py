@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 from hypothesis import strategies as st
@@ -16,7 +17,13 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "transfor
 ACCURACY = [EvalResult("other", "unknown", "Unknown", "accuracy", 0.959)]
 
 
-def document(options=None, ticks=(100, 200, 300), unit="step", names=None, **changes):
+def document(
+    options: Any = None,
+    ticks: Any = (100, 200, 300),
+    unit: str = "step",
+    names: list[str] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     """belay.json of an average of these ticks."""
     rule = (options or Ema(half_life="100")).resolve(ticks, unit)
     names = names or [f"checkpoint-{tick}" for tick in ticks]
@@ -40,28 +47,28 @@ def document(options=None, ticks=(100, 200, 300), unit="step", names=None, **cha
     }
 
 
-def card(document, **more):
+def card(document: dict[str, Any], **more: Any) -> str:
     """The card of an output with this belay.json."""
     return cards.card(parse(document, "belay.json"), **more)
 
 
-def front_matter(document, *more, **options):
+def front_matter(document: dict[str, Any], *more: Any, **options: Any) -> dict[str, Any]:
     """The metadata of the card of an output with this belay.json."""
     return matter.front_matter(parse(document, "belay.json"), *more, **options)
 
 
-def from_hub(doc, repo="acme/run"):
+def from_hub(doc: dict[str, Any], repo: str = "acme/run") -> dict[str, Any]:
     for entry in doc["series"]:
         entry |= {"repo": repo, "revision": "0123456789abcdef" * 2 + "01234567"}
     return doc
 
 
-def body(text):
+def body(text: str) -> str:
     return text.split("\n---\n", 1)[1]
 
 
-def data(text):
-    return ModelCard(text).data.to_dict()
+def data(text: str) -> dict[str, Any]:
+    return dict(ModelCard(text).data.to_dict())  # type: ignore[no-untyped-call]
 
 
 SMALL = """\
@@ -136,7 +143,6 @@ all of it.
 ### How to check it
 
 ```sh
-pip install belay-cli
 hf download acme/run-ema --local-dir run-ema
 belay verify run-ema --checkpoints RUN
 ```
@@ -147,7 +153,7 @@ weights from the rule again, and recomputes the values from the checkpoints by t
 """
 
 
-def small(**options):
+def small(**options: Any) -> str:
     doc = document()
     for entry in doc["series"]:
         entry["repo"] = "acme/run"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from belay_cli import average
@@ -13,13 +16,13 @@ from tests.publish.pushing import TOKENS, drawn_once
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path: Path) -> Iterator[HubServer]:
     with HubServer(tokens=TOKENS) as server:
         yield server
 
 
 @pytest.fixture
-def client(server, tmp_path, monkeypatch):
+def client(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(retry, "pause", lambda seconds: None)
     monkeypatch.setattr(contents, "coefficients_png", drawn_once)
     with hub_client(server, tmp_path / "home", token="hf_w"):
@@ -27,6 +30,6 @@ def client(server, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def output(tmp_path):
+def output(tmp_path: Path) -> str:
     average([make_run(tmp_path / "run")], "out", max_shard_size="1700B")
     return "out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
@@ -13,7 +14,7 @@ from belay_cli.rules import Belay, Ema, summarize
 from tests.publish.cards import LLAMA, SMALL, card, data, document, from_hub, small
 
 
-def test_a_front_matter_that_unfolds():
+def test_a_front_matter_that_unfolds() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     bomb = "\n".join(lines)
@@ -21,16 +22,16 @@ def test_a_front_matter_that_unfolds():
         card(document(), existing=f"---\n{bomb}\n---\n")
 
 
-def test_a_body_of_many_empty_lines():
+def test_a_body_of_many_empty_lines() -> None:
     text = card(document(), existing="\n" * 200_000 + "x")
     assert text.endswith(END + "\n")
 
 
-def test_a_small_card():
+def test_a_small_card() -> None:
     assert small() == SMALL
 
 
-def test_the_sentence_of_the_lag_is_that_of_the_summary():
+def test_the_sentence_of_the_lag_is_that_of_the_summary() -> None:
     doc = document(ticks=tuple(range(100, 2001, 100)))
     c = Ema(half_life="100").resolve(range(100, 2001, 100), "step").coefficients(range(100, 2001, 100))
     summary = summarize(c, range(100, 2001, 100))
@@ -38,12 +39,12 @@ def test_the_sentence_of_the_lag_is_that_of_the_summary():
     assert expected + f"checkpoints is {summary.effective_checkpoints:.1f}, if" in card(doc)
 
 
-def test_huggingface_hub_reads_it_and_writes_the_same():
+def test_huggingface_hub_reads_it_and_writes_the_same() -> None:
     text = small()
     assert str(ModelCard(text)) == text
     assert data(str(ModelCard(text))) == data(text)
-    assert ModelCardData(**data(text)).to_dict() == data(text)
-    assert ModelCard(text).data.eval_results[0].metric_value == 0.959
+    assert ModelCardData(**data(text)).to_dict() == data(text)  # type: ignore[no-untyped-call]
+    assert ModelCard(text).data["eval_results"][0].metric_value == 0.959
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_huggingface_hub_reads_it_and_writes_the_same():
         ),
     ],
 )
-def test_each_method_in_words(options, text):
+def test_each_method_in_words(options: Any, text: str) -> None:
     shown = card(document(options))
     assert text in shown
     assert ("(https://arxiv.org/abs/2310.13854); the discretization is belay's own." in shown) == (
@@ -74,20 +75,20 @@ def test_each_method_in_words(options, text):
     )
 
 
-def test_one_checkpoint():
+def test_one_checkpoint() -> None:
     shown = card(document(ticks=(5,)))
     assert "# Average of 1 checkpoint\n" in shown
     assert "an average of 1 checkpoint of one training run, step 5:" in shown
     assert "| 5 | `checkpoint-5` | 100.0% |" in shown
 
 
-def test_checkpoint_unit_has_no_steps():
+def test_checkpoint_unit_has_no_steps() -> None:
     shown = card(document(ticks=(0, 1), unit="checkpoint", names=["a.safetensors", "b.safetensors"]))
     assert "| checkpoint | weight |\n| :--- | ---: |\n| `a.safetensors` | 99.3% |" in shown
     assert "of one training run: an exp" in shown
 
 
-def test_text_bars_without_a_picture_have_a_negative_weight_too():
+def test_text_bars_without_a_picture_have_a_negative_weight_too() -> None:
     shown = small(picture=None)
     assert "![" not in shown
     assert f"\n```\n100   35.9%  {'█' * 40}\n200   35.9%  {'█' * 40}\n300   28.1%  {'█' * 31}\n```\n" in shown
@@ -97,7 +98,7 @@ def test_text_bars_without_a_picture_have_a_negative_weight_too():
 
 @pytest.mark.parametrize("method", ["ema", "belay"])
 @pytest.mark.parametrize("count", [41, 300, 1000])
-def test_many_checkpoints_share_rows_that_cover_each_once(method, count):
+def test_many_checkpoints_share_rows_that_cover_each_once(method: str, count: int) -> None:
     ticks = range(10, 10 * count + 1, 10)
     options = {"ema": Ema, "belay": Belay}[method](half_life="5%")
     rows = re.findall(r"^\| (\d+)(?: … (\d+))? \| .* \| (-?[\d.]+)% \|$", card(document(options, ticks)), re.M)
@@ -108,24 +109,24 @@ def test_many_checkpoints_share_rows_that_cover_each_once(method, count):
     assert f"`belay.json` lists all {count}." in card(document(options, ticks))
 
 
-def test_a_heavy_checkpoint_among_light_ones_has_its_own_row():
+def test_a_heavy_checkpoint_among_light_ones_has_its_own_row() -> None:
     doc = document(ticks=range(60))
     for i, entry in enumerate(doc["series"]):
         entry["coefficient"] = 0.41 if i == 31 else 0.01
     assert "| 30 | `checkpoint-30` | 1.0% |\n| 31 | `checkpoint-31` | 41.0% |\n| 32 … 34 |" in card(doc)
 
 
-def test_forty_checkpoints_have_a_row_each():
+def test_forty_checkpoints_have_a_row_each() -> None:
     assert card(document(ticks=range(40))).count("| `checkpoint-") == 40
 
 
-def test_a_long_command_shows_its_ends():
+def test_a_long_command_shows_its_ends() -> None:
     shown = card(document(ticks=range(1000)))
     assert re.search(r" checkpoint-0\s(\\\n +)?checkpoint-1 … checkpoint-999\n```\n", shown)
     assert len(shown) < 12_000
 
 
-def test_revisions_are_shown_when_they_are_commits():
+def test_revisions_are_shown_when_they_are_commits() -> None:
     shown = card(from_hub(document()))
     assert "| 100 | `checkpoint-100` | `0123456789ab` | 35.9% |" in shown
     doc = document()
@@ -133,7 +134,7 @@ def test_revisions_are_shown_when_they_are_commits():
     assert "revision" not in card(doc)
 
 
-def test_policies_are_said():
+def test_policies_are_said() -> None:
     shown = card(document(policies={"average": [], "last": ["lm_head*"], "drop": ["a|b"]}))
     assert "Tensors that match `lm_head*` are those of the last checkpoint. Tensors that match `a\\x7cb` are" in shown
 
@@ -163,7 +164,7 @@ def test_policies_are_said():
         ({}, [], ['for file in Path(snapshot_download("acme/run-ema")).glob("*.safetensors"):']),
     ],
 )
-def test_how_to_load_it(config, copies, lines):
+def test_how_to_load_it(config: dict[str, Any], copies: list[str], lines: list[str]) -> None:
     shown = card(document(copies=copies), config=config, repo_id="acme/run-ema").splitlines()
     for line in lines:
         assert line in shown

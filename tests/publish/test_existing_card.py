@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -29,7 +31,7 @@ Text with trailing space \n
 - list"""
 
 
-def test_everything_of_an_existing_card_stays():
+def test_everything_of_an_existing_card_stays() -> None:
     text = card(document(), existing=THEIRS, config=LLAMA)
     top = (
         "---\n# my comment\nlicense: \"mit\"   # quoted\ntags:\n- mine   # first\n- 'belay'\n- ema\n"
@@ -39,7 +41,7 @@ def test_everything_of_an_existing_card_stays():
     assert text.endswith(END + "\n")
 
 
-def test_only_the_section_is_renewed():
+def test_only_the_section_is_renewed() -> None:
     text = card(document(), existing=THEIRS)
     edited = text.replace(END, END + "\n\nMore of mine.").replace("# Mine", "# Mine too")
     renewed = card(document(Belay()), existing=edited)
@@ -48,7 +50,7 @@ def test_only_the_section_is_renewed():
     assert "BELAY" in renewed and "BELAY" not in edited
 
 
-def test_the_users_own_values_win():
+def test_the_users_own_values_win() -> None:
     existing = "---\nbase_model: me/mine\nlicense: llama3\nlibrary_name:\npipeline_tag: translation\n---\n"
     source = "---\nlicense: other\nlicense_name: x\n---\n"
     found = data(card(from_hub(document()), existing=existing, source_card=source, config=LLAMA))
@@ -61,7 +63,7 @@ def test_the_users_own_values_win():
     }
 
 
-def test_crlf_stays_crlf():
+def test_crlf_stays_crlf() -> None:
     existing = THEIRS.replace("\n", "\r\n")
     text = card(document(), existing=existing)
     assert "\n" not in text.replace("\r\n", "")
@@ -70,7 +72,7 @@ def test_crlf_stays_crlf():
 
 
 @pytest.mark.parametrize("existing", ["", "# Mine\n", "\ufeff# Mine", "text", "\r\n", "---\n---\n", "a\n---\nb\n---\n"])
-def test_a_card_without_front_matter_gets_one(existing):
+def test_a_card_without_front_matter_gets_one(existing: str) -> None:
     text = card(document(), existing=existing)
     assert data(text.removeprefix("\ufeff"))["tags"] == ["belay", "ema", "weight-averaging"]
     assert existing.removeprefix("\ufeff") in text
@@ -80,30 +82,30 @@ def test_a_card_without_front_matter_gets_one(existing):
 
 @pytest.mark.parametrize("block", ["tags: [a", "- a\n- b", "just text", "a: b: c", "x: !!float a", "x: !!int ''", "*x"])
 @pytest.mark.parametrize("where", ["existing", "source_card"])
-def test_broken_front_matter_names_the_file_and_the_mend(block, where):
+def test_broken_front_matter_names_the_file_and_the_mend(block: str, where: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         card(document(), **{where: f"---\n{block}\n---\n# Mine\n"})
     assert caught.value.file == ("README.md" if where == "existing" else "README.md beside the checkpoints")
-    assert "between the two --- lines" in caught.value.hint
+    assert "between the two --- lines" in (caught.value.hint or "")
 
 
-def test_where_yaml_broke():
+def test_where_yaml_broke() -> None:
     with pytest.raises(CheckpointError, match=r"^README\.md: the front matter is not YAML at line 3$"):
         card(document(), existing="---\na: 1\nb: [\n---\n")
 
 
 @pytest.mark.parametrize("body", [BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}\n{END}\n{BEGIN}\n{END}"])
-def test_marks_that_are_not_one_pair(body):
+def test_marks_that_are_not_one_pair(body: str) -> None:
     with pytest.raises(CheckpointError, match="the marks of belay's section are not one pair"):
         card(document(), existing=f"# Mine\n{body}\n")
 
 
-def test_lines_of_dashes_with_nothing_between_are_no_front_matter():
+def test_lines_of_dashes_with_nothing_between_are_no_front_matter() -> None:
     text = card(document(), existing="---\r\n---")
     assert "\r\n---\r\n---\r\n---\r\n\r\n<!-- belay:begin" in text
 
 
-def test_a_mark_in_running_text_is_no_mark():
+def test_a_mark_in_running_text_is_no_mark() -> None:
     assert f"the mark {BEGIN} is\n" in card(document(), existing=f"the mark {BEGIN} is\n")
 
 
@@ -124,7 +126,7 @@ def test_a_mark_in_running_text_is_no_mark():
         ("x: 1\n...\n", ["belay", "ema", "weight-averaging"]),
     ],
 )
-def test_every_way_to_write_yaml_keeps_its_values(block, expected):
+def test_every_way_to_write_yaml_keeps_its_values(block: str, expected: list[Any]) -> None:
     text = card(document(), existing=f"---\n{block}\n---\n")
     before, after = yaml.safe_load(block) or {}, yaml.safe_load(text.split("\n---\n")[0])
     assert after["tags"] == expected
@@ -138,25 +140,26 @@ bodies = st.lists(words | st.sampled_from([BEGIN, END, "---", "```", "", "| a |"
 
 
 @st.composite
-def existing_cards(draw):
+def existing_cards(draw: Callable[..., Any]) -> str:
     lines = draw(bodies)
     if draw(st.booleans()):
         block = yaml.safe_dump(draw(front), allow_unicode=draw(st.booleans()), default_flow_style=draw(st.booleans()))
         lines = ["---", *block.splitlines(), *draw(st.sampled_from([[], ["# note"], [""]])), "---", *lines]
-    return draw(st.sampled_from(["\n", "\r\n"])).join(lines) + draw(st.sampled_from(["", "\n", "\r\n"]))
+    end: str = draw(st.sampled_from(["\n", "\r\n"]))
+    return end.join(lines) + str(draw(st.sampled_from(["", "\n", "\r\n"])))
 
 
 OURS = re.compile(r"(?<![^\r\n])[ \t]*<!-- belay:begin -->[ \t]*(?=[\r\n])[\s\S]*<!-- belay:end -->[ \t]*(?![^\r\n])")
 
 
-def halves(text):
+def halves(text: str) -> tuple[str, str]:
     """The YAML of a card and what follows it."""
     match = re.match(r"\s*---(?:\r\n|\n)([\s\S]*?)(?:\r\n|\n)---[ \t]*(?:\r\n|\n|\Z)", text)
     return (match[1], text[match.end() :]) if match else ("", text)
 
 
 @given(existing_cards(), st.sampled_from([None, ACCURACY]))
-def test_twice_is_once_and_their_text_stays(existing, results):
+def test_twice_is_once_and_their_text_stays(existing: str, results: list[Any] | None) -> None:
     try:
         text = card(document(), existing=existing, eval_results=results, config=LLAMA)
     except CheckpointError:

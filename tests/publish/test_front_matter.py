@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from belay_cli.publish.hub_rules import LICENSES, PIPELINE_TAGS
 from tests.publish.cards import card, data, document, from_hub, front_matter, json_values
 
 
-def test_the_base_model_is_the_run_then_what_its_card_says_then_what_its_config_says():
+def test_the_base_model_is_the_run_then_what_its_card_says_then_what_its_config_says() -> None:
     doc, source, config = document(), {"base_model": "acme/base"}, {"_name_or_path": "acme/start"}
     assert front_matter(from_hub(document()), source, config)["base_model"] == "acme/run"
     assert front_matter(doc, source, config)["base_model"] == "acme/base"
@@ -28,11 +29,11 @@ def test_the_base_model_is_the_run_then_what_its_card_says_then_what_its_config_
 @pytest.mark.parametrize(
     "path", ["/data/run", "./run", "run", "out/checkpoint-500", "runs/llama", "a/b/c", "~/x", "C:\\x", 3, None, ""]
 )
-def test_a_path_is_no_base_model_and_nothing_is_invented(path):
+def test_a_path_is_no_base_model_and_nothing_is_invented(path: str | int | None) -> None:
     assert front_matter(document(), {}, {"_name_or_path": path}) == {"tags": ["belay", "ema", "weight-averaging"]}
 
 
-def test_several_runs_and_the_repository_itself():
+def test_several_runs_and_the_repository_itself() -> None:
     doc = from_hub(document())
     doc["series"][0]["repo"] = "acme/other"
     assert front_matter(doc, {}, {})["base_model"] == ["acme/other", "acme/run"]
@@ -40,7 +41,7 @@ def test_several_runs_and_the_repository_itself():
     assert "base_model_relation" not in front_matter(from_hub(document()), {}, {}, repo_id="acme/run")
 
 
-def test_an_average_of_adapters_is_an_adapter():
+def test_an_average_of_adapters_is_an_adapter() -> None:
     config = {"peft_type": "LORA"}
     assert front_matter(document(), {"base_model": "acme/base"}, config)["base_model_relation"] == "adapter"
     assert front_matter(from_hub(document()), {}, config)["base_model_relation"] == "merge"
@@ -72,13 +73,13 @@ def test_an_average_of_adapters_is_an_adapter():
         ({"widget": [{"text": "x"}], "thumbnail": "x", "extra_gated_prompt": "x"}, {}),
     ],
 )
-def test_what_is_inherited_obeys_the_rules_of_the_hub(source, expected):
+def test_what_is_inherited_obeys_the_rules_of_the_hub(source: dict[str, Any], expected: dict[str, Any]) -> None:
     found = front_matter(document(), source, {})
     assert found.pop("tags") == ["belay", "ema", "weight-averaging"]
     assert found == expected
 
 
-def test_tags_are_merged():
+def test_tags_are_merged() -> None:
     assert front_matter(document(), {"tags": ["ema", "trl", "trl", 3, "a\nb"]}, {})["tags"] == [
         "ema",
         "trl",
@@ -87,7 +88,7 @@ def test_tags_are_merged():
     ]
 
 
-def test_the_lists_of_the_hub_hold_what_a_model_card_has_most():
+def test_the_lists_of_the_hub_hold_what_a_model_card_has_most() -> None:
     assert {"mit", "apache-2.0", "llama3.1", "gemma", "other"} <= LICENSES
     assert {"text-generation", "image-classification", "feature-extraction"} <= PIPELINE_TAGS
     assert all(re.fullmatch(r"[a-z0-9.+-]+", word) for word in LICENSES | PIPELINE_TAGS)
@@ -99,7 +100,7 @@ keys = st.sampled_from(
 
 
 @given(st.dictionaries(keys, json_values | st.lists(st.text(max_size=30), max_size=4)), st.text(max_size=20))
-def test_any_source_card_gives_front_matter_that_survives(source, metric):
+def test_any_source_card_gives_front_matter_that_survives(source: dict[str, Any], metric: str) -> None:
     results = [EvalResult("other", "unknown", "Unknown", metric, 1.5)]
     found = front_matter(document(), source, {}, results)
     text = card(document(), source_card=f"---\n{yaml.safe_dump(source)}---\n", eval_results=results)

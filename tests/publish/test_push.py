@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from huggingface_hub import ModelCard, snapshot_download
 
 from belay_cli import average
 from belay_cli.publish.destination import MESSAGE
-from tests.conftest import make_files, make_run
+from tests.conftest import Ran, make_files, make_run
+from tests.fakes.hub import HubServer, Request
 from tests.publish.pushing import FILES, check_whole, published
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def test_one_commit_with_exactly_these_files(server, client, output, belay):
+def test_one_commit_with_exactly_these_files(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     ran = belay("push", output, "org/name")
     assert ran.code == 0, ran.err
     check_whole(server)
@@ -27,7 +31,9 @@ def test_one_commit_with_exactly_these_files(server, client, output, belay):
     assert sum(1 for method, path in server.requests if "/commit/" in path) == 1
 
 
-def test_pushing_it_again_is_nothing_to_do(server, client, output, belay):
+def test_pushing_it_again_is_nothing_to_do(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     assert belay("push", output, "org/name").code == 0
     asked = len(server.requests)
     ran = belay("push", output, "org/name")
@@ -37,7 +43,9 @@ def test_pushing_it_again_is_nothing_to_do(server, client, output, belay):
     check_whole(server)
 
 
-def test_a_server_that_does_not_name_files_as_git_does(server, client, output, belay):
+def test_a_server_that_does_not_name_files_as_git_does(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.git_names = False
     server.fail("POST .*/commit/", "cut after")
     assert belay("push", output, "org/name").code == 0
@@ -48,7 +56,9 @@ def test_a_server_that_does_not_name_files_as_git_does(server, client, output, b
     check_whole(server)
 
 
-def test_what_the_repository_ignores_is_not_taken_for_published(server, client, output, belay):
+def test_what_the_repository_ignores_is_not_taken_for_published(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.ignored = {"belay.json"}
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -58,9 +68,11 @@ def test_what_the_repository_ignores_is_not_taken_for_published(server, client, 
     )
 
 
-def test_a_commit_that_was_made_is_a_success_though_nobody_can_look_at_it(server, client, output, belay):
+def test_a_commit_that_was_made_is_a_success_though_nobody_can_look_at_it(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
 
-    def after_the_commit(request):
+    def after_the_commit(request: Request) -> bool:
         return "/tree/" in request.target and any("/commit/" in earlier.target for earlier in server.log)
 
     server.fail(after_the_commit, 503, times=math.inf)
@@ -71,7 +83,7 @@ def test_a_commit_that_was_made_is_a_success_though_nobody_can_look_at_it(server
     check_whole(server)
 
 
-def test_options_named_as_in_hf_upload(server, client, output, belay):
+def test_options_named_as_in_hf_upload(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     options = ["--commit-message", "First", "--commit-description", "Why", "--private", "--revision", "ema"]
     ran = belay("push", output, "org/name", *options, "--json")
     assert ran.code == 0
@@ -85,7 +97,7 @@ def test_options_named_as_in_hf_upload(server, client, output, belay):
     assert {file["action"] for file in done["files"]} == {"add"}
 
 
-def test_a_pull_request(server, client, output, belay):
+def test_a_pull_request(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     server.make_repo("org/name", {"main": {"other.txt": b"kept"}})
     ran = belay("push", output, "org/name", "--create-pr", "--json")
     assert ran.json["url"].endswith("/org/name/discussions/1")
@@ -97,14 +109,18 @@ def test_a_pull_request(server, client, output, belay):
     assert "refs/pr/2" not in repo.refs
 
 
-def test_what_is_downloaded_verifies(server, client, output, belay, tmp_path):
+def test_what_is_downloaded_verifies(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     assert belay("push", output, "org/name").code == 0
     there = snapshot_download("org/name", cache_dir=tmp_path / "cache")
     ran = belay("verify", there, "--checkpoints", tmp_path / "run", "--sample", "all")
     assert ran.code == 0, ran.out + ran.err
 
 
-def test_a_single_file_is_published_with_its_record(server, client, belay, tmp_path):
+def test_a_single_file_is_published_with_its_record(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     average(make_files(tmp_path / "ckpts"), "averaged.safetensors")
     assert belay("push", "averaged.safetensors", "org/name").code == 0
     _, files = published(server)
@@ -113,7 +129,9 @@ def test_a_single_file_is_published_with_its_record(server, client, belay, tmp_p
     assert belay("verify", there, "--checkpoints", tmp_path / "ckpts").code == 0
 
 
-def test_fewer_shards_leave_no_old_ones(server, client, output, belay, tmp_path):
+def test_fewer_shards_leave_no_old_ones(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     assert belay("push", output, "org/name").code == 0
     server.repo("org/name").write({"notes.txt": b"mine", "unet/model.safetensors": b"mine"})
     average([tmp_path / "run"], "out", overwrite=True)
@@ -126,18 +144,20 @@ def test_fewer_shards_leave_no_old_ones(server, client, output, belay, tmp_path)
     assert deleted == [name for name in FILES if "safetensors" in name]
 
 
-def test_the_card_on_the_hub_is_kept(server, client, output, belay):
+def test_the_card_on_the_hub_is_kept(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     server.make_repo("org/name", {"main": {"README.md": b"---\nlicense: mit\n---\n\n# Mine\n\nMy words.\n"}})
     assert belay("push", output, "org/name").code == 0
     text = server.repo("org/name").files()["README.md"].decode()
     assert text.count("My words.") == 1
     card = ModelCard(text)
-    assert card.data.license == "mit"
-    assert "weight-averaging" in card.data.tags
+    assert card.data["license"] == "mit"
+    assert "weight-averaging" in card.data["tags"]
     assert belay("push", output, "org/name", "--json").json["status"] == "unchanged"
 
 
-def test_a_card_in_the_output_goes_before_it(server, client, output, belay):
+def test_a_card_in_the_output_goes_before_it(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {"README.md": b"# Old\n"}})
     Path(output, "README.md").write_text("# New\n")
     assert belay("push", output, "org/name").code == 0
@@ -146,24 +166,26 @@ def test_a_card_in_the_output_goes_before_it(server, client, output, belay):
     assert "# Old" not in text
 
 
-def test_the_card_inherits_from_the_run(server, client, belay, tmp_path):
+def test_the_card_inherits_from_the_run(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     run = make_run(tmp_path / "run")
     (run / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\n---\n\n# The run\n")
     average([run], "out")
     assert belay("push", "out", "org/name").code == 0
     card = ModelCard(server.repo("org/name").files()["README.md"].decode())
-    assert (card.data.license, card.data.language) == ("apache-2.0", "en")
+    assert (card.data["license"], card.data["language"]) == ("apache-2.0", "en")
 
 
-def test_evaluation_results(server, client, output, belay):
+def test_evaluation_results(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     Path("results.json").write_text('{"accuracy": 0.96}')
     assert belay("push", output, "org/name", "--eval-results", "results.json").code == 0
     card = ModelCard(server.repo("org/name").files()["README.md"].decode())
-    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("accuracy", 0.96)]
+    assert [(r.metric_type, r.metric_value) for r in card.data["eval_results"]] == [("accuracy", 0.96)]
     assert belay("push", output, "org/name", "--eval-results", "results.json", "--json").json["status"] == "unchanged"
 
 
-def test_a_dry_run_changes_nothing(server, client, output, belay):
+def test_a_dry_run_changes_nothing(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     ran = belay("push", output, "org/name", "--dry-run")
     assert ran.code == 0
     assert [line.split()[0] for line in ran.out.splitlines()[1:-1]] == FILES[1:]
@@ -172,7 +194,9 @@ def test_a_dry_run_changes_nothing(server, client, output, belay):
     assert server.repos == {}
 
 
-def test_other_weights_in_the_directory_are_not_uploaded(server, client, output, belay):
+def test_other_weights_in_the_directory_are_not_uploaded(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     for name in ("checkpoint-100/optimizer.pt", "checkpoint-100/config.json", "old.bin", "eval/scores.json"):
         Path(output, name).parent.mkdir(exist_ok=True)
         Path(output, name).write_text("x")
@@ -184,7 +208,7 @@ def test_other_weights_in_the_directory_are_not_uploaded(server, client, output,
     assert sorted(published(server)[1]) == sorted([*FILES, "eval/scores.json"])
 
 
-def test_what_a_push_replaces_is_said(server, client, output, belay):
+def test_what_a_push_replaces_is_said(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     server.make_repo("org/name", {"main": {"config.json": b"other", "README.md": b"# Mine\n"}})
     ran = belay("push", output, "org/name", "--json", "--dry-run")
     actions = {file["path"]: file["action"] for file in ran.json["files"]}
@@ -194,7 +218,9 @@ def test_what_a_push_replaces_is_said(server, client, output, belay):
     assert "upload, replacing the one there" in told
 
 
-def test_an_empty_repository_takes_one_commit(server, client, output, belay):
+def test_an_empty_repository_takes_one_commit(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.initial_commit = False
     server.fail("POST .*/commit/", "cut after")
     assert belay("push", output, "org/name").code == 0
@@ -202,7 +228,9 @@ def test_an_empty_repository_takes_one_commit(server, client, output, belay):
     assert "nothing to do" in belay("push", output, "org/name").out
 
 
-def test_a_new_branch_keeps_the_card_of_main(server, client, output, belay):
+def test_a_new_branch_keeps_the_card_of_main(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {"README.md": b"# Mine\n", "a.txt": b"1"}})
     assert belay("push", output, "org/name", "--revision", "ema").code == 0
     files = server.repo("org/name").files("ema")
@@ -212,14 +240,18 @@ def test_a_new_branch_keeps_the_card_of_main(server, client, output, belay):
     assert server.repo("org/name").files() == {"README.md": b"# Mine\n", "a.txt": b"1"}
 
 
-def test_results_that_would_go_are_said(server, client, output, belay, tmp_path):
+def test_results_that_would_go_are_said(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     (tmp_path / "results.json").write_text('{"accuracy": 0.5}')
     assert belay("push", output, "org/name", "--eval-results", tmp_path / "results.json").code == 0
     ran = belay("push", output, "org/name")
     assert "note: the evaluation results on the card go; to keep them, give them again: --eval-results\n" in ran.err
 
 
-def test_a_second_pull_request_says_what_is_there(server, client, output, belay):
+def test_a_second_pull_request_says_what_is_there(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {"a.txt": b"1"}})
     assert belay("push", output, "org/name", "--create-pr").code == 0
     again = belay("push", output, "org/name", "--create-pr", "--json").json

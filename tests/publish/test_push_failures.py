@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +15,8 @@ from belay_cli import Ema, average
 from belay_cli.publish import connection
 from belay_cli.publish.destination import MESSAGE
 from belay_cli.storage import retry
-from tests.conftest import belay_process, make_run
-from tests.fakes.hub import environment
+from tests.conftest import Ran, belay_process, make_run
+from tests.fakes.hub import HubServer, Request, environment
 from tests.publish.pushing import FILES, check_whole, local, published
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -23,7 +26,15 @@ REQUESTS = 12  # more than one push makes
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("extra", [(), ("--create-pr",), ("--revision", "ema")], ids=["main", "pr", "branch"])
-def test_a_failure_at_each_request(server, client, output, belay, monkeypatch, how, extra):
+def test_a_failure_at_each_request(
+    server: HubServer,
+    client: None,
+    output: str,
+    belay: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str | int,
+    extra: tuple[str, ...],
+) -> None:
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.2)
     revision = {"--create-pr": "refs/pr/1", "--revision": "ema"}.get(extra[0] if extra else "", "main")
     for number in range(1, 40):
@@ -45,7 +56,7 @@ def test_a_failure_at_each_request(server, client, output, belay, monkeypatch, h
         assert "refs/pr/2" not in server.repo("org/name").refs
 
 
-def test_a_server_that_fails_for_ever(server, client, output, belay):
+def test_a_server_that_fails_for_ever(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     server.fail("POST .*/commit/", 503, times=math.inf)
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -59,14 +70,18 @@ def test_a_server_that_fails_for_ever(server, client, output, belay):
 
 
 @pytest.mark.parametrize("how", HOWS[:2])
-def test_no_server_at_all(server, client, output, belay, how):
+def test_no_server_at_all(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], how: str | int
+) -> None:
     with server.down():
         ran = belay("push", output, "org/name")
     assert ran.code == 1
     assert ran.err == f"belay: {server.endpoint} cannot be reached\n       run the same command again\n"
 
 
-def test_somebody_else_commits_meanwhile(server, client, output, belay):
+def test_somebody_else_commits_meanwhile(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     repo = server.make_repo("org/name", {"main": {"a.txt": b"1"}})
     server.fail("POST .*/commit/", lambda request: repo.write({"a.txt": b"2"}))
     ran = belay("push", output, "org/name")
@@ -78,7 +93,9 @@ def test_somebody_else_commits_meanwhile(server, client, output, belay):
     assert repo.files() == {"a.txt": b"2"}
 
 
-def test_a_lost_answer_under_a_newer_commit(server, client, output, belay):
+def test_a_lost_answer_under_a_newer_commit(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {}})
     server.fail("POST .*/commit/", "cut after")
     server.fail("GET .*/commits/", lambda request: server.repo("org/name").write({"a.txt": b"on top"}))
@@ -89,7 +106,9 @@ def test_a_lost_answer_under_a_newer_commit(server, client, output, belay):
     assert "a.txt" in files
 
 
-def test_a_repository_that_somebody_fills_meanwhile(server, client, output, belay):
+def test_a_repository_that_somebody_fills_meanwhile(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.fail(
         "POST .*/repos/create", lambda request: server.make_repo("org/name", {"main": {"README.md": b"# Mine"}})
     )
@@ -99,12 +118,14 @@ def test_a_repository_that_somebody_fills_meanwhile(server, client, output, bela
     assert server.repo("org/name").files() == {"README.md": b"# Mine"}
 
 
-def test_two_first_commits_in_an_empty_repository_are_no_mixture(server, client, output, belay, tmp_path):
+def test_two_first_commits_in_an_empty_repository_are_no_mixture(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     server.initial_commit = False
     average([tmp_path / "run"], "other")
-    second = []
+    second: list[Any] = []
 
-    def push_another(request):
+    def push_another(request: Request) -> None:
         if not second:
             second.append(None)
             second[0] = belay_process("push", "other", "org/name", env=environment(server, tmp_path / "o", "hf_w"))
@@ -118,9 +139,11 @@ def test_two_first_commits_in_an_empty_repository_are_no_mixture(server, client,
         assert files[name] == content, name
 
 
-def test_offline(server, client, output, belay, monkeypatch):
+def test_offline(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    from huggingface_hub.utils import close_session
+    from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
     close_session()
     ran = belay("push", output, "org/name")
@@ -128,7 +151,7 @@ def test_offline(server, client, output, belay, monkeypatch):
     assert ran.err == "belay: HF_HUB_OFFLINE is set, so the Hub is not asked\n"
 
 
-def test_eight_at_once(server, tmp_path):
+def test_eight_at_once(server: HubServer, tmp_path: Path) -> None:
     """Different outputs from processes of their own: each commit is whole, whoever wins."""
     run = make_run(tmp_path / "run")
     for i in range(8):
@@ -136,7 +159,7 @@ def test_eight_at_once(server, tmp_path):
     server.make_repo("org/name", {"main": {}})
     done = {}
 
-    def one(i):
+    def one(i: int) -> None:
         done[i] = belay_process(
             "push", f"out{i}", "org/name", env=environment(server, tmp_path / f"home{i}", "hf_w"), cwd=os.getcwd()
         )
@@ -165,7 +188,9 @@ def test_eight_at_once(server, tmp_path):
         )
 
 
-def test_a_branch_that_moved_on_during_the_run(server, client, belay, tmp_path, monkeypatch):
+def test_a_branch_that_moved_on_during_the_run(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from belay_cli.api import average as api
 
     repo, run = server.make_repo("org/name", {"main": {"a.txt": b"1"}}), api.run
@@ -176,14 +201,18 @@ def test_a_branch_that_moved_on_during_the_run(server, client, belay, tmp_path, 
     assert "model.safetensors" in repo.files()
 
 
-def test_an_initial_commit_may_hold_more(server, client, output, belay):
+def test_an_initial_commit_may_hold_more(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.first_files["README.md"] = b"# A new repository\n"
     ran = belay("push", output, "org/name")
     assert ran.code == 0, ran.err
     check_whole(server)
 
 
-def test_a_commit_is_tried_again_however_long_the_upload_took(server, client, output, belay, monkeypatch):
+def test_a_commit_is_tried_again_however_long_the_upload_took(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "PATIENCE", retry.Patience(4, seconds=-1.0))
     server.fail("POST .*/commit/", 503, times=3)
     ran = belay("push", output, "org/name")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import belay_process, make_files, make_run
-from tests.fakes.hub import environment
+from tests.conftest import Ran, belay_process, make_files, make_run
+from tests.fakes.hub import HubServer, environment
 from tests.publish.pushing import FILES, published
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -25,7 +27,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
     ],
 )
 @pytest.mark.parametrize("exists", [True, False])
-def test_tokens_that_will_not_do(server, client, output, belay, monkeypatch, token, words, exists):
+def test_tokens_that_will_not_do(
+    server: HubServer,
+    client: None,
+    output: str,
+    belay: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    words: str,
+    exists: bool,
+) -> None:
     if exists:
         server.make_repo("org/name", {"main": {}})
     monkeypatch.delenv("HF_TOKEN")
@@ -40,7 +51,7 @@ def test_tokens_that_will_not_do(server, client, output, belay, monkeypatch, tok
     assert repo is None or set(repo.files()) <= {".gitattributes"}
 
 
-def test_private_is_not_taken_lightly(server, client, output, belay):
+def test_private_is_not_taken_lightly(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     server.make_repo("org/name", {"main": {}}, private=False)
     ran = belay("push", output, "org/name", "--private")
     assert ran.code == 1
@@ -49,7 +60,7 @@ def test_private_is_not_taken_lightly(server, client, output, belay):
 
 
 @pytest.mark.parametrize("name", [".env", "token.json", "id_rsa", "server.pem", "hf_token.txt", "aws_credentials"])
-def test_secrets_by_name(server, client, output, belay, name):
+def test_secrets_by_name(server: HubServer, client: None, output: str, belay: Callable[..., Ran], name: str) -> None:
     Path(output, name).write_text("x")
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -59,7 +70,7 @@ def test_secrets_by_name(server, client, output, belay, name):
     assert name not in published(server)[1]
 
 
-def test_secrets_by_content(server, client, output, belay):
+def test_secrets_by_content(server: HubServer, client: None, output: str, belay: Callable[..., Ran]) -> None:
     Path(output, "notes.md").write_text("the token is hf_" + "a" * 34)
     ran = belay("push", output, "org/name")
     assert "out/notes.md: looks like a secret" in ran.err
@@ -69,21 +80,27 @@ SECRET = "the token is hf_" + "a" * 34
 
 
 @pytest.mark.parametrize("text", ["# Mine\n", SECRET])
-def test_a_card_through_a_link_is_not_read(server, client, output, belay, tmp_path, text):
+def test_a_card_through_a_link_is_not_read(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path, text: str
+) -> None:
     (tmp_path / "elsewhere.md").write_text(text)
     Path(output, "README.md").symlink_to(tmp_path / "elsewhere.md")
     assert belay("push", output, "org/name").code == 0
     assert text.encode() not in published(server)[1]["README.md"]
 
 
-def test_a_card_that_is_left_out_is_not_read(server, client, output, belay):
+def test_a_card_that_is_left_out_is_not_read(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     Path(output, "README.md").write_text(SECRET)
     assert belay("push", output, "org/name").code == 1
     assert belay("push", output, "org/name", "--exclude", "README.md").code == 0
     assert SECRET.encode() not in published(server)[1]["README.md"]
 
 
-def test_a_published_card_with_a_secret_is_not_published_again(server, client, output, belay):
+def test_a_published_card_with_a_secret_is_not_published_again(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {"README.md": SECRET.encode()}})
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -92,7 +109,9 @@ def test_a_published_card_with_a_secret_is_not_published_again(server, client, o
     )
 
 
-def test_a_published_card_that_is_no_text(server, client, output, belay):
+def test_a_published_card_that_is_no_text(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     server.make_repo("org/name", {"main": {"README.md": b"caf\xe9"}})
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -101,7 +120,9 @@ def test_a_published_card_that_is_no_text(server, client, output, belay):
 
 @pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "belay.json"])
 @pytest.mark.parametrize("linked", [True, False])
-def test_an_average_is_published_whole_or_not_at_all(server, client, output, belay, tmp_path, name, linked):
+def test_an_average_is_published_whole_or_not_at_all(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path, name: str, linked: bool
+) -> None:
     if linked:
         Path(output, name).rename(tmp_path / name)
         Path(output, name).symlink_to(tmp_path / name)
@@ -112,21 +133,27 @@ def test_an_average_is_published_whole_or_not_at_all(server, client, output, bel
 
 
 @pytest.mark.parametrize("token", ["hf_a b", "hf_\n", "hf_é"])
-def test_a_token_that_cannot_be_one(server, client, output, belay, token):
+def test_a_token_that_cannot_be_one(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], token: str
+) -> None:
     ran = belay("push", output, "org/name", "--token", token)
     assert ran.code == 1
     assert ran.err.startswith("belay: the token is not valid, or has expired\n")
     assert token not in ran.err
 
 
-def test_debug_shows_where_and_what_to_do(server, client, output, belay):
+def test_debug_shows_where_and_what_to_do(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
     ran = belay("push", output, "org/name", "--token", "hf_r", "--debug")
     assert ran.code == 1
     assert ran.err.startswith("Traceback (most recent call last):\n")
     assert "belay: the token may not write to org/name\n       it needs write access" in ran.err
 
 
-def test_nothing_outside_the_output_is_uploaded(server, client, output, belay, tmp_path):
+def test_nothing_outside_the_output_is_uploaded(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere.txt").write_text("private")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/inside.txt").write_text("private")
@@ -150,7 +177,9 @@ def test_nothing_outside_the_output_is_uploaded(server, client, output, belay, t
         lambda: cut(Path("out/model-00001-of-00002.safetensors")),
     ],
 )
-def test_what_is_not_whole_is_not_published(server, client, output, belay, damage):
+def test_what_is_not_whole_is_not_published(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], damage: Callable[..., Any]
+) -> None:
     damage()
     ran = belay("push", output, "org/name")
     assert ran.code == 1
@@ -158,17 +187,19 @@ def test_what_is_not_whole_is_not_published(server, client, output, belay, damag
     assert server.repos == {}
 
 
-def flip(path):
+def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
 
 
-def cut(path):
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def test_what_belay_did_not_write_is_not_published(server, client, belay, tmp_path):
+def test_what_belay_did_not_write_is_not_published(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     ran = belay("push", make_files(tmp_path / "x")[0], "org/name")
     assert ran.code == 1
     assert "was not written by belay" in ran.err
@@ -176,13 +207,15 @@ def test_what_belay_did_not_write_is_not_published(server, client, belay, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "", "a b", "-a/b", "../a", "https://huggingface.co/a/b"])
-def test_names_that_are_none(server, client, output, belay, name):
+def test_names_that_are_none(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran], name: str
+) -> None:
     ran = belay("push", output, "--", name)
     assert ran.code == 2
     assert server.requests == []
 
 
-def test_the_token_is_never_shown(server, tmp_path, output):
+def test_the_token_is_never_shown(server: HubServer, tmp_path: Path, output: str) -> None:
     server.fail("POST .*/commit/", 400, times=math.inf)
     environ = environment(server, tmp_path / "home")
     for debug in ([], ["--debug"]):
@@ -192,7 +225,7 @@ def test_the_token_is_never_shown(server, tmp_path, output):
     assert not any(b"hf_w" in path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
 
 
-def test_average_and_push_in_one(server, client, belay, tmp_path):
+def test_average_and_push_in_one(server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     ran = belay("average", run, "-o", "out", "--push-to-hub", "org/name", "--json")
     assert ran.code == 0, ran.err
@@ -201,13 +234,17 @@ def test_average_and_push_in_one(server, client, belay, tmp_path):
     assert json.loads(published(server)[1]["belay.json"])["schema"] == 1
 
 
-def test_a_bad_token_is_known_before_any_work(server, client, belay, tmp_path):
+def test_a_bad_token_is_known_before_any_work(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     ran = belay("average", make_run(tmp_path / "run"), "--push-to-hub", "org/name", "--token", "hf_old")
     assert ran.code == 1
     assert os.listdir(".") == []
 
 
-def test_options_of_the_hub_need_a_destination(server, client, belay, tmp_path):
+def test_options_of_the_hub_need_a_destination(
+    server: HubServer, client: None, belay: Callable[..., Ran], tmp_path: Path
+) -> None:
     ran = belay("average", make_run(tmp_path / "run"), "--private")
     assert ran.code == 2
     assert ran.err == "belay: --private goes with --push-to-hub\n"

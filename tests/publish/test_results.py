@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -12,20 +14,20 @@ from belay_cli.publish.results import read_eval_results
 from tests.publish.cards import ACCURACY, LLAMA, card, data, document, front_matter, small
 
 
-def written(tmp_path, content):
+def written(tmp_path: Path, content: Any) -> Path:
     path = tmp_path / "results.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
-def test_bare_metrics(tmp_path):
+def test_bare_metrics(tmp_path: Path) -> None:
     assert read_eval_results(written(tmp_path, {"accuracy": 0.959, "loss": 1})) == [
         EvalResult("other", "unknown", "Unknown", "accuracy", 0.959),
         EvalResult("other", "unknown", "Unknown", "loss", 1),
     ]
 
 
-def test_bare_metrics_have_the_task_of_the_model_where_it_is_known():
+def test_bare_metrics_have_the_task_of_the_model_where_it_is_known() -> None:
     for source, config, task in (
         ({}, {}, "other"),
         ({}, LLAMA, "text-generation"),
@@ -36,7 +38,7 @@ def test_bare_metrics_have_the_task_of_the_model_where_it_is_known():
         assert index[0]["name"] == "belay-average"
 
 
-def test_lm_evaluation_harness(tmp_path):
+def test_lm_evaluation_harness(tmp_path: Path) -> None:
     content = {
         "results": {
             "arc_easy": {"alias": "arc_easy", "acc,none": 0.5, "acc_stderr,none": 0.01, "acc_norm,none": 0.25},
@@ -58,8 +60,8 @@ def test_lm_evaluation_harness(tmp_path):
     assert data(str(ModelCard(text))) == data(text)
 
 
-def test_fields_of_the_hub(tmp_path):
-    fields = {
+def test_fields_of_the_hub(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
         "task_type": "text-generation",
         "dataset_type": "acme/text",
         "dataset_name": "Text",
@@ -112,15 +114,15 @@ GOOD = {"task_type": "a", "dataset_type": "b", "dataset_name": "c", "metric_type
         ([{**GOOD, "source_name": "x"}], "If `source_name` is provided, `source_url` must also be provided."),
     ],
 )
-def test_results_that_are_none(tmp_path, content, message):
+def test_results_that_are_none(tmp_path: Path, content: Any, message: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(BelayError) as caught:
         read_eval_results(path)
     assert (caught.value.message, caught.value.file) == (message, str(path))
-    assert 'write {"accuracy": 0.96}' in caught.value.hint
+    assert 'write {"accuracy": 0.96}' in (caught.value.hint or "")
 
 
-def test_a_file_of_results_that_is_absent_or_far_too_large(tmp_path):
+def test_a_file_of_results_that_is_absent_or_far_too_large(tmp_path: Path) -> None:
     with pytest.raises(BelayError, match="cannot be read: No such file"):
         read_eval_results(tmp_path / "absent.json")
     path = written(tmp_path, '{"a": 1' + " " * 10_000_000 + "}")
@@ -142,33 +144,33 @@ model-index:
 """
 
 
-def test_our_results_are_renewed_and_theirs_stay():
+def test_our_results_are_renewed_and_theirs_stay() -> None:
     first = card(document(), existing=THEIR_RESULTS, config=LLAMA, eval_results=ACCURACY)
     better = [EvalResult("other", "unknown", "Unknown", "accuracy", 0.97)]
     second = card(document(), existing=first, config=LLAMA, eval_results=better)
-    values = [[r.metric_value for r in ModelCard(t).data.eval_results] for t in (first, second)]
+    values = [[r.metric_value for r in ModelCard(t).data["eval_results"]] for t in (first, second)]
     assert values == [[0.5, 0.959], [0.5, 0.97]]
-    assert ModelCard(second).data.model_name == "mine"
+    assert ModelCard(second).data["model_name"] == "mine"
     third = card(document(), existing=second, config=LLAMA)
     assert data(third)["model-index"] == data(THEIR_RESULTS)["model-index"]
     assert "### Evaluation" not in third
 
 
-def test_results_that_are_gone_leave_no_key_behind():
+def test_results_that_are_gone_leave_no_key_behind() -> None:
     first = card(document(), existing="---\na: 1\n---\n", eval_results=ACCURACY)
     assert "model-index" in data(first)
     assert card(document(), existing=first) == card(document(), existing="---\na: 1\n---\n")
 
 
-def test_a_result_of_theirs_for_the_same_measurement_stays():
+def test_a_result_of_theirs_for_the_same_measurement_stays() -> None:
     ours = [EvalResult("text-generation", "acme/text", "Text", "accuracy", 0.9)]
     text = card(document(), existing=THEIR_RESULTS, eval_results=ours)
-    assert [r.metric_value for r in ModelCard(text).data.eval_results] == [0.5]
+    assert [r.metric_value for r in ModelCard(text).data["eval_results"]] == [0.5]
     assert "# my name" in text
     assert card(document(), existing=text, eval_results=ours) == text
 
 
-def test_their_results_stay_in_their_places_when_ours_are_the_same():
+def test_their_results_stay_in_their_places_when_ours_are_the_same() -> None:
     existing = THEIR_RESULTS.replace("value: 0.5\n", "value: 0.5\n    - type: loss\n      value: 2\n")
     ours = [EvalResult("text-generation", "acme/text", "Text", "accuracy", 0.5)]
     text = card(document(), existing=existing, eval_results=ours)
@@ -177,7 +179,7 @@ def test_their_results_stay_in_their_places_when_ours_are_the_same():
 
 
 @pytest.mark.parametrize("index", ["3", "[{name: a, results: []}, {name: b, results: []}]", "[{name: a}]"])
-def test_a_model_index_that_is_not_of_one_model(index):
+def test_a_model_index_that_is_not_of_one_model(index: str) -> None:
     existing = f"---\nmodel-index: {index}\n---\n"
     assert f"model-index: {index}\n" in card(document(), existing=existing)
     with pytest.raises(CheckpointError, match="the model-index of its front matter is not that of one model"):

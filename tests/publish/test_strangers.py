@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -46,13 +48,13 @@ HOSTILE = [
 HEADINGS = ["Average of 1 checkpoint", "Averaged weights", "Checkpoints", "Loading", "How it was made"]
 
 
-def structure(text):
+def structure(text: str) -> list[Any]:
     """The tokens of a card's Markdown, and of their inlines."""
     tokens = MarkdownIt("commonmark").enable("table").enable("strikethrough").parse(body(text))
     return [one for token in tokens for one in (token, *(token.children or []))]
 
 
-def harmless(text):
+def harmless(text: str) -> None:
     tokens = structure(text)
     kinds = [token.type for token in tokens]
     headings = [tokens[i + 1].content for i, kind in enumerate(kinds) if kind == "heading_open"]
@@ -67,7 +69,7 @@ def harmless(text):
     text.encode()
 
 
-def of_a_stranger(name):
+def of_a_stranger(name: str) -> dict[str, Any]:
     command = shlex.join(["belay", "average", "--method", "ema", name])
     policies = {"average": [], "last": [name], "drop": [name]}
     return document(
@@ -82,19 +84,19 @@ def of_a_stranger(name):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_change_nothing_of_the_structure(name):
+def test_hostile_names_change_nothing_of_the_structure(name: str) -> None:
     text = card(of_a_stranger(name))
     harmless(text)
     assert card(of_a_stranger(name), existing=text) == text
 
 
 @given(st.text(max_size=40) | st.text("`|<>$\\\n!-()[]*_~ab", max_size=40))
-def test_no_name_changes_the_structure(name):
+def test_no_name_changes_the_structure(name: str) -> None:
     harmless(card(of_a_stranger(name)))
 
 
 @given(st.text(max_size=40))
-def test_front_matter_survives_any_names_in_the_record(name):
+def test_front_matter_survives_any_names_in_the_record(name: str) -> None:
     doc = of_a_stranger(name)
     doc["series"][0] |= {"repo": name, "revision": name}
     text = card(doc)
@@ -102,12 +104,12 @@ def test_front_matter_survives_any_names_in_the_record(name):
     assert data(text)["tags"] == ["belay", "ema", "weight-averaging"]
 
 
-def test_names_are_shown_with_escapes():
+def test_names_are_shown_with_escapes() -> None:
     text = card(document(names=["a|b", "`c`", "d\ne"]))
     assert "| 100 | `a\\x7cb` | 35.9% |\n| 200 | `\\x60c\\x60` | 35.9% |\n| 300 | `d\\ne` | 28.1% |" in text
 
 
-def test_hostile_results_and_pictures():
+def test_hostile_results_and_pictures() -> None:
     results = [EvalResult(END, "<b>", "x|y", "$$", f"`{BEGIN}")]
     text = small(eval_results=results, picture="a b](x)<.png")
     assert text.count(BEGIN) == text.count(END) == 2  # once each as YAML's text, which is no mark: it is not a line
@@ -116,18 +118,18 @@ def test_hostile_results_and_pictures():
 
 
 @pytest.mark.parametrize("repo", ["a/b/c", "a b", 'x"; import os', "", "../x", "a/b.git", "ä/b"])
-def test_an_impossible_repository(repo):
+def test_an_impossible_repository(repo: str) -> None:
     with pytest.raises(UsageError) as caught:
         card(document(), repo_id=repo)
     assert caught.value.hint == "write ORG/NAME"
 
 
-def test_a_title_is_a_title():
+def test_a_title_is_a_title() -> None:
     assert "\n# run_ema\n" in card(document(), repo_id="acme/run_ema")
     assert "\n# \\_run\\_\n" in card(document(), repo_id="acme/_run_")
 
 
-def damaged(change):
+def damaged(change: Callable[..., Any]) -> dict[str, Any]:
     doc = document()
     change(doc)
     return doc
@@ -153,14 +155,14 @@ def damaged(change):
         (lambda d: d.update(command="belay 'average"), "No closing quotation"),
     ],
 )
-def test_a_damaged_record(change, what):
+def test_a_damaged_record(change: Callable[..., Any], what: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         card(damaged(change))
     assert str(caught.value) == f"belay.json: has a damaged record of how it was made: {what}"
     assert caught.value.hint == "make it again from its checkpoints"
 
 
-def test_importing_costs_nothing_of_the_hub():
+def test_importing_costs_nothing_of_the_hub() -> None:
     heavy = "{'yaml', 'huggingface_hub', 'matplotlib', 'torch'}"
     program = f"import sys, belay_cli.publish; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

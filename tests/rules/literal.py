@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from belay_cli.rules.dynamics import Dynamics
 from belay_cli.rules.recursion import rates
 from belay_cli.rules.rule import Float64Array
-from belay_cli.rules.spring import Dynamics
 
 
 def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array) -> Iterator[Float64Array]:

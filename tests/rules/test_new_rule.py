@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,58 +33,74 @@ class Newest(Rule):
     newest: Annotated[int, Option("newest: of so many checkpoints.", "N")] = 2
     method, title, phrase = "newest", "mean of the newest", "an equal mean of the newest checkpoints"
 
-    def coefficients(self, ticks):
+    def coefficients(self, ticks: Sequence[int]) -> npt.NDArray[Any]:
         return np.array([(i >= len(ticks) - self.newest) / self.newest for i in range(len(ticks))])
 
-    def replay(self, ticks, weights):
+    def replay(self, ticks: Sequence[int], weights: Iterable[npt.NDArray[Any]]) -> Any:
         return sum(w for i, w in enumerate(weights) if i >= len(ticks) - self.newest) / self.newest
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch, tmp_path):
+def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(rules.METHODS, "newest", Newest)
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run")
 
 
-def test_it_averages_and_verifies(capsys):
+def test_it_averages_and_verifies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["average", "run", "-o", "out", "-m", "newest", "--newest", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["rule"] == {"method": "newest", "unit": "step", "newest": 3}
     written = load_file("out/model.safetensors")["layer.weight"].double()
     rows = [load_file(f"run/checkpoint-{s}/model.safetensors")["layer.weight"].double() for s in steps()[-3:]]
-    assert torch.allclose(written, sum(rows) / 3, atol=1e-6)
+    assert torch.allclose(written, torch.stack(rows).mean(0), atol=1e-6)
     found = verify("out")
     assert found.verified, str(found)
     assert run(["verify", "out"]) == 0
 
 
-def steps():
+def steps() -> list[int]:
     return sorted(int(path.name.rpartition("-")[2]) for path in Path("run").iterdir())
 
 
-def test_plan_shows_it(capsys):
+def test_plan_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "run", "--method", "newest", "--newest", "1"]) == 0
     shown = capsys.readouterr()
     assert "\nmean of the newest, newest 1\n" in shown.out
     assert "the average is nearly checkpoint-" in shown.err
 
 
-def test_its_options_belong_to_it(capsys):
+@pytest.mark.parametrize("method", ["ema", "belay"])
+def test_other_methods_do_not_see_its_options(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "run", "-m", method]) == 0
+    assert "newest" not in capsys.readouterr().out
+
+
+def test_two_declarations_of_one_option_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Other(Newest):
+        newest: Annotated[int, Option("another meaning", "N")] = 3
+
+    monkeypatch.setitem(rules.METHODS, "other", Other)
+    with pytest.raises(TypeError, match="two methods declare --newest in two ways"):
+        rules.options()
+
+
+def test_its_options_belong_to_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "run", "--newest", "3"]) == 2
     assert capsys.readouterr().err == (
         "belay: --method ema takes no --newest\n       --newest belongs to --method newest\n"
     )
 
 
-def test_the_help_has_it(capsys):
+def test_the_help_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["average", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "[ema|belay|newest]" in shown
     assert "newest: of so many checkpoints." in shown
 
 
-def test_the_record_repeats_it_and_the_card_says_it():
+def test_the_record_repeats_it_and_the_card_says_it() -> None:
     assert run(["average", "run", "-o", "out", "-m", "newest", "-q"]) == 0
     record = parse(json.loads(Path("out/belay.json").read_text()), "belay.json")
     assert record.rule == Newest(2)
@@ -90,13 +108,13 @@ def test_the_record_repeats_it_and_the_card_says_it():
     assert "one training run, steps 100 to 400: an equal mean of the newest checkpoints." in card(record)
 
 
-def test_several_rules_in_memory():
+def test_several_rules_in_memory() -> None:
     found = {rule.method: state for rule, state in averages("run", ["ema", Newest(1)], at_once=2)}
     assert torch.equal(found["newest"]["scale"], load_file(f"run/checkpoint-{steps()[-1]}/model.safetensors")["scale"])
     assert set(found) == {"ema", "newest"}
 
 
-def test_the_shell_completes_it(tmp_path):
+def test_the_shell_completes_it(tmp_path: Path) -> None:
     program = tmp_path / "with_rule.py"
     program.write_text(
         "from belay_cli import rules; from belay_cli.cli import main\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,32 +35,32 @@ TICKS = list(range(100, 1300, 100))
         ("1_000", "step", 1000.0),
     ],
 )
-def test_half_lives_as_people_write_them(text, unit, expected):
+def test_half_lives_as_people_write_them(text: Any, unit: str, expected: float) -> None:
     assert parse_half_life(text, TICKS, unit) == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize("text", ["", "abc", "0", "-5", "0%", "nan", "inf", "1.2.3", "10 per cent", "5k"])
-def test_what_is_no_half_life(text):
+def test_what_is_no_half_life(text: str) -> None:
     with pytest.raises(UsageError, match="is not a positive half-life"):
         Ema(half_life=text)
 
 
-def test_steps_need_steps():
+def test_steps_need_steps() -> None:
     with pytest.raises(UsageError, match="needs the step of every checkpoint"):
         parse_half_life("20steps", [0, 1, 2], "checkpoint")
 
 
-def test_default_half_life_is_five_percent_but_at_least_the_spacing():
+def test_default_half_life_is_five_percent_but_at_least_the_spacing() -> None:
     assert Ema().resolve(TICKS, "step").half_life == 100
     assert Ema().resolve(list(range(0, 10001, 10)), "step").half_life == 500
 
 
 @given(st.floats(0.2, 1e12))
-def test_half_life_and_decay_are_inverse(half_life):
+def test_half_life_and_decay_are_inverse(half_life: float) -> None:
     assert half_life_from_a(a_from_half_life(half_life)) == pytest.approx(half_life, rel=1e-12)
 
 
-def test_belay_defaults_to_equal_partners_without_inertia():
+def test_belay_defaults_to_equal_partners_without_inertia() -> None:
     d = Belay().resolve(TICKS, "step").dynamics
     assert (d.feedback, d.curvature, d.inertia) == (1, 1, 0)
     zero = Belay(feedback=0.0).resolve(TICKS, "step")
@@ -86,14 +87,14 @@ def test_belay_defaults_to_equal_partners_without_inertia():
         ({"debias": True, "inertia": 0.5}, "--debias is defined for the EMA without inertia"),
     ],
 )
-def test_options_that_cannot_be_right(options, message):
+def test_options_that_cannot_be_right(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         asked(options.pop("method", "ema"), options)
     assert caught.value.message == message
 
 
 @given(st.floats(1e-6, 0.999), st.floats(0.02, 8))
-def test_damping_ratio_is_solved_for_inertia(a, ratio):
+def test_damping_ratio_is_solved_for_inertia(a: float, ratio: float) -> None:
     inertia = inertia_for_damping_ratio(a, ratio)
     if inertia > 1e-300:
         # ln μ of a μ near 1 has few digits left, so ζ has too
@@ -101,34 +102,34 @@ def test_damping_ratio_is_solved_for_inertia(a, ratio):
 
 
 @given(st.floats(1e-4, 0.999))
-def test_critical_damping_is_where_the_eigenvalues_meet(a):
+def test_critical_damping_is_where_the_eigenvalues_meet(a: float) -> None:
     critical = ((1 - a) / (1 + a)) ** 2
     assert inertia_for_damping_ratio(a, 1.0) == pytest.approx(critical, rel=1e-6)
 
 
 @pytest.mark.parametrize(("ratio", "overshoots"), [(0.5, True), (0.9, True), (1.5, False), (4.0, False)])
-def test_only_underdamped_rules_have_negative_lobes(ratio, overshoots):
+def test_only_underdamped_rules_have_negative_lobes(ratio: float, overshoots: bool) -> None:
     c = Ema(half_life=20, damping_ratio=ratio).resolve(range(2000), "step").coefficients(range(2000))
     assert bool(np.min(c) < -1e-6) is overshoots
 
 
-def test_an_extreme_damping_ratio_is_the_plain_ema():
+def test_an_extreme_damping_ratio_is_the_plain_ema() -> None:
     assert inertia_for_damping_ratio(0.1, 1e6) == 0.0
 
 
 @pytest.mark.parametrize("ratio", [0, -1, math.inf, math.nan])
-def test_damping_ratios_that_are_none(ratio):
+def test_damping_ratios_that_are_none(ratio: float) -> None:
     with pytest.raises(UsageError, match="must be a positive number"):
         inertia_for_damping_ratio(0.1, ratio)
 
 
-def test_decay_zero_is_always_underdamped():
+def test_decay_zero_is_always_underdamped() -> None:
     assert 0 < inertia_for_damping_ratio(1.0, 0.5) < 1
     with pytest.raises(UsageError, match="every inertia is underdamped"):
         inertia_for_damping_ratio(1.0, 1.0)
 
 
-def test_the_damping_ratio_is_reported_only_where_it_means_something():
+def test_the_damping_ratio_is_reported_only_where_it_means_something() -> None:
     assert Ema().resolve(TICKS, "step").parameters()["damping_ratio"] is None
     assert Ema(damping_ratio=0.7).resolve(TICKS, "step").parameters()["damping_ratio"] == pytest.approx(0.7)
     assert Belay(inertia=0.2).resolve(TICKS, "step").parameters()["damping_ratio"] is None
@@ -144,10 +145,10 @@ def test_the_damping_ratio_is_reported_only_where_it_means_something():
         Belay(half_life="3checkpoints", feedback=0.3, curvature=2, inertia=0.1),
     ],
 )
-def test_the_canonical_arguments_give_the_same_rule_again(options):
+def test_the_canonical_arguments_give_the_same_rule_again(options: Any) -> None:
     rule = options.resolve(TICKS, "step")
     words = iter(rule.arguments())
-    again = {}
+    again: dict[str, Any] = {}
     for word in words:
         name = word[2:].replace("-", "_")
         if name == "debias":

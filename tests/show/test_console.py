@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rich.terminal_theme as themes
@@ -21,13 +23,13 @@ from belay_cli.show import styles
 from belay_cli.show.console import Console
 from belay_cli.show.listener import Nobody
 from belay_cli.show.log import Log
-from tests.conftest import make_files, make_run
+from tests.conftest import Ran, make_files, make_run
 from tests.show.terminal import terminals
 
 LONG = "a-name-as-long-as-names-are-from-step-{}.safetensors"
 
 
-def test_a_plan_at_60_columns(tmp_path, monkeypatch):
+def test_a_plan_at_60_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     out, err = terminals(monkeypatch, 60)
     assert cli.run(["plan", str(run), "--device", "cpu", "--threads", "2"]) == 0
@@ -55,7 +57,9 @@ def test_a_plan_at_60_columns(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("command", [["plan"], ["average", "-o", "out.safetensors"], ["inspect", "--tensors"]])
-def test_every_line_of_a_command_fits(tmp_path, monkeypatch, columns, command):
+def test_every_line_of_a_command_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, command: list[str]
+) -> None:
     paths = make_files(tmp_path, name=LONG)
     out, err = terminals(monkeypatch, columns)
     assert cli.run([*command, "--unit", "checkpoint", *map(str, paths)]) == 0
@@ -64,7 +68,7 @@ def test_every_line_of_a_command_fits(tmp_path, monkeypatch, columns, command):
     assert [line for line in printed if cell_len(line) > columns and " " in line.strip()] == []  # names stay whole
 
 
-def test_a_pipe_gets_each_line_whole(tmp_path, belay):
+def test_a_pipe_gets_each_line_whole(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     name = "x" * 90
     ran = belay("plan", *make_files(tmp_path / "ckpts", name=f"{name}-{{}}.safetensors"), "--unit", "checkpoint")
     lines = ran.out.splitlines()
@@ -76,27 +80,27 @@ def test_a_pipe_gets_each_line_whole(tmp_path, belay):
     assert "\x1b" not in ran.out
 
 
-def contrast(one, other):
+def contrast(one: Any, other: Any) -> float:
     """The contrast of two colors by WCAG 2: 1 for the same, 21 for black on white."""
     levels = []
     for color in (one, other):
         parts = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
         levels.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05)
-    return max(levels) / min(levels)
+    return float(max(levels) / min(levels))
 
 
 @pytest.mark.parametrize(
     "theme", ["DEFAULT_TERMINAL_THEME", "NIGHT_OWLISH", "MONOKAI", "DIMMED_MONOKAI", "SVG_EXPORT_THEME"]
 )
 @pytest.mark.parametrize("name", [name for name in vars(styles) if name.isupper()])
-def test_styles_are_readable_on_light_and_dark(name, theme):
+def test_styles_are_readable_on_light_and_dark(name: str, theme: str) -> None:
     style, colors = Style.parse(getattr(styles, name)), getattr(themes, theme)
     assert not style.dim
     if style.color is not None:
         assert contrast(style.color.get_truecolor(colors), colors.background_color) >= 2.9
 
 
-def test_no_color_is_respected(monkeypatch):
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     for environment, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
         _, err = terminals(monkeypatch, 80, **environment)
         Console().warn("something")
@@ -104,7 +108,7 @@ def test_no_color_is_respected(monkeypatch):
         assert err.text == "warning: something\n"
 
 
-def test_errors_and_warnings_go_on_under_their_text(monkeypatch):
+def test_errors_and_warnings_go_on_under_their_text(monkeypatch: pytest.MonkeyPatch) -> None:
     _, err = terminals(monkeypatch, 40)
     console = Console()
     console.error(
@@ -128,7 +132,7 @@ def test_errors_and_warnings_go_on_under_their_text(monkeypatch):
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d  "
 
 
-def logged(path):
+def logged(path: str) -> list[str]:
     """The lines of a log without their times, each of which is checked."""
     lines = Path(path).read_text().splitlines()
     assert all(re.match(STAMP, line) for line in lines)
@@ -136,7 +140,9 @@ def logged(path):
 
 
 @pytest.mark.parametrize("options", [{}, {"quiet": True}, {"json": True}])
-def test_the_log_has_everything_whatever_the_terminal_shows(monkeypatch, options):
+def test_the_log_has_everything_whatever_the_terminal_shows(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     terminals(monkeypatch, 40)
     console = Console(**options, log_file=Path("belay.log"))
     console.note("something that was decided for the person, at some length")
@@ -150,7 +156,9 @@ def test_the_log_has_everything_whatever_the_terminal_shows(monkeypatch, options
     ]
 
 
-def test_results_are_not_for_the_log_but_what_was_done_is(tmp_path, monkeypatch, capsys):
+def test_results_are_not_for_the_log_but_what_was_done_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = api.prepare(
         [*make_files(tmp_path)], [Ema()], ["out.safetensors"], *plan_options({"threads": 1, "device": "cpu"}), Nobody()
     )
@@ -169,7 +177,7 @@ def test_results_are_not_for_the_log_but_what_was_done_is(tmp_path, monkeypatch,
     assert logged("belay.log") == lines
 
 
-def test_a_log_is_appended_to_at_once(monkeypatch):
+def test_a_log_is_appended_to_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     Path("belay.log").write_text("before\n")
     log = Log(Path("belay.log"), now=lambda: at)
@@ -177,14 +185,14 @@ def test_a_log_is_appended_to_at_once(monkeypatch):
     assert Path("belay.log").read_text() == ("before\n2026-01-02 03:04:05+00:00  one\n2026-01-02 03:04:05+00:00  two\n")
 
 
-def test_a_log_that_cannot_be_written_is_an_error():
+def test_a_log_that_cannot_be_written_is_an_error() -> None:
     with pytest.raises(OutputError) as caught:
         Console(log_file=Path("nowhere/belay.log"))
     assert str(caught.value) == "nowhere/belay.log: cannot be written: No such file or directory"
-    assert caught.value.hint == "write it somewhere else: --log-file"
+    assert caught.value.hint == "give another file: --log-file"
 
 
-def test_an_error_with_json_is_one_object(capsys):
+def test_an_error_with_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     Console(json=True).error(CheckpointError("is cut short", file="a", tensor="w", hint="copy it again"))
     captured = capsys.readouterr()
     assert captured.err == ""

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import rich.console
@@ -18,16 +19,16 @@ from tests.show.terminal import Terminal, terminals
 class Clock:
     now = 100.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-def phase(total=6_950_000_000, **options):
+def phase(total: float | None = 6_950_000_000, **options: Any) -> tuple[Clock, Phase]:
     clock = Clock()
     return clock, Phase("Replaying", total, clock=clock, **options)
 
 
-def test_nothing_is_guessed_at_the_beginning_and_at_the_end():
+def test_nothing_is_guessed_at_the_beginning_and_at_the_end() -> None:
     clock, replaying = phase()
     assert replaying.line() == "Replaying 0%, 0.00 of 6.95 GB"
     assert replaying.figures() == "0.00/6.95 GB"
@@ -45,7 +46,7 @@ def test_nothing_is_guessed_at_the_beginning_and_at_the_end():
     assert "?" not in replaying.figures() + replaying.line()
 
 
-def test_a_phase_of_unknown_length():
+def test_a_phase_of_unknown_length() -> None:
     clock, opening = phase(None)
     opening.describe("Opening 12 checkpoints\x1b[2J")
     clock.now += 75
@@ -54,7 +55,7 @@ def test_a_phase_of_unknown_length():
     assert opening.left is None
 
 
-def test_a_share():
+def test_a_share() -> None:
     clock, checking = phase(1.0, share=True)
     clock.now += 240
     checking(0.25)
@@ -62,16 +63,16 @@ def test_a_share():
     assert checking.figures() == " 25%  12:00"
 
 
-def test_nothing_to_read_is_all_of_it():
+def test_nothing_to_read_is_all_of_it() -> None:
     _, replaying = phase(0)
     assert replaying.line() == "Replaying 100%, 0 of 0 bytes"
 
 
-def test_a_line_every_so_often_though_nothing_is_heard():
+def test_a_line_every_so_often_though_nothing_is_heard() -> None:
     lines: list[str] = []
     twice = threading.Event()
 
-    def say(line):
+    def say(line: str) -> None:
         lines.append(line)
         if len(lines) == 2:
             twice.set()
@@ -84,17 +85,17 @@ def test_a_line_every_so_often_though_nothing_is_heard():
     assert len(lines) == count  # and none once it is over
 
 
-def test_no_line_for_what_is_soon_over():
+def test_no_line_for_what_is_soon_over() -> None:
     lines: list[str] = []
     with Display(None, lines.append).phase("Opening"):
         pass
     assert lines == []
 
 
-def test_a_line_that_cannot_be_written_ends_no_work():
+def test_a_line_that_cannot_be_written_ends_no_work() -> None:
     tried = threading.Event()
 
-    def say(line):
+    def say(line: str) -> None:
         tried.set()
         raise OSError(28, "No space left on device")
 
@@ -103,7 +104,7 @@ def test_a_line_that_cannot_be_written_ends_no_work():
         time.sleep(0.05)
 
 
-def test_it_is_told_from_many_threads():
+def test_it_is_told_from_many_threads() -> None:
     lines: list[str] = []
     screen = rich.console.Console(file=Terminal(), force_terminal=True, width=80)
     with Display(screen, lines.append, every=0.001).phase("Replaying", 1000) as told, ThreadPoolExecutor(8) as threads:
@@ -111,7 +112,7 @@ def test_it_is_told_from_many_threads():
     assert told.done <= 1000
 
 
-def drawn(screen_width, total, keep, seconds=0.0):
+def drawn(screen_width: int, total: int | None, keep: bool, seconds: float = 0.0) -> Terminal:
     file = Terminal()
     screen = rich.console.Console(file=file, force_terminal=True, width=screen_width, highlight=False)
     with Display(screen, None).phase("Replaying [bold]", total, keep=keep) as told:
@@ -121,7 +122,7 @@ def drawn(screen_width, total, keep, seconds=0.0):
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
-def test_a_bar_is_as_wide_as_the_terminal(width):
+def test_a_bar_is_as_wide_as_the_terminal(width: int) -> None:
     file = drawn(width, 2_000_000_000, keep=True)
     last = file.text.rstrip().splitlines()[-1].rpartition("\r")[2].rstrip()
     assert len(last) <= width
@@ -130,16 +131,16 @@ def test_a_bar_is_as_wide_as_the_terminal(width):
     assert "?" not in last and "-:--" not in file.text
 
 
-def test_a_bar_that_is_not_kept_is_wiped():
+def test_a_bar_that_is_not_kept_is_wiped() -> None:
     assert drawn(60, 10, keep=False).getvalue().rstrip().endswith("\x1b[2K")
 
 
-def test_a_short_phase_of_unknown_length_is_not_drawn():
+def test_a_short_phase_of_unknown_length_is_not_drawn() -> None:
     assert drawn(60, None, keep=False).getvalue() == ""
     assert "Replaying [bold]" in drawn(60, None, keep=False, seconds=0.6).text
 
 
-def test_an_error_in_a_phase_is_the_error():
+def test_an_error_in_a_phase_is_the_error() -> None:
     screen = rich.console.Console(file=Terminal(), force_terminal=True, width=60)
     with pytest.raises(ZeroDivisionError), Display(screen, print).phase("Replaying", 10):
         raise ZeroDivisionError
@@ -147,14 +148,14 @@ def test_an_error_in_a_phase_is_the_error():
 
 
 @pytest.mark.parametrize(("options", "drawn"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
-def test_who_is_shown_progress(monkeypatch, options, drawn):
+def test_who_is_shown_progress(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], drawn: bool) -> None:
     out, err = terminals(monkeypatch, 80)
     with Console(**options).phase("Replaying", 10) as told:
         told(10)
     assert ("Replaying" in err.text, out.text) == (drawn, "")
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     _, err = terminals(monkeypatch, 80, TERM="dumb")
     assert not Console().animated
     with Console().phase("Replaying", 10) as told:
@@ -163,6 +164,6 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_notebook_draws_with_ipywidgets_only(monkeypatch, there):
+def test_a_notebook_draws_with_ipywidgets_only(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if there else None)
     assert can_draw(rich.console.Console(force_jupyter=True)) is there

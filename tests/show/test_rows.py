@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,14 +23,14 @@ from tests.conftest import belay_process, make_files
         ([1 / 24] * 24, [(0, 1), *((i, i + 1) for i in range(2, 24, 2))]),
     ],
 )
-def test_rows_of_the_table_fit_on_a_screen(coefficients, rows):
+def test_rows_of_the_table_fit_on_a_screen(coefficients: list[float], rows: list[tuple[int, int]]) -> None:
     grouped = tables.group_rows(coefficients)
     assert grouped == rows
     assert len(grouped) <= 12
     assert [i for first, last in grouped for i in range(first, last + 1)] == list(range(len(coefficients)))
 
 
-def test_the_progress_bar_is_for_terminals_only(tmp_path):
+def test_the_progress_bar_is_for_terminals_only(tmp_path: Path) -> None:
     paths = make_files(tmp_path)
     leader, follower = pty.openpty()
     done = belay_process("average", *paths, "-o", "a.safetensors")

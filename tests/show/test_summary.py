@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_files, make_run
+from tests.conftest import Ran, make_files, make_run
 
 
-def test_a_summary_is_appended(tmp_path, belay):
+def test_a_summary_is_appended(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     run = make_run(tmp_path / "run")
     Path("job.md").write_text("# Job\n")
     assert belay("average", run, "-o", "out", "--summary", "job.md", "-q").code == 0
@@ -23,7 +24,7 @@ def test_a_summary_is_appended(tmp_path, belay):
     assert "| ✅ held | digests | `every byte of 6 tensors` |" in text
 
 
-def test_a_failed_check_is_in_the_summary(tmp_path, belay):
+def test_a_failed_check_is_in_the_summary(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     belay("average", *make_files(tmp_path / "ckpts"), "-o", "out.safetensors")
     assert belay("verify", "out.safetensors", "--summary", "job.md").code == 1
     text = Path("job.md").read_text()
@@ -31,14 +32,33 @@ def test_a_failed_check_is_in_the_summary(tmp_path, belay):
     assert "| ⚪ not checked | inputs | " in text
 
 
-def test_a_summary_that_cannot_be_written_is_an_error(tmp_path, belay):
+def test_a_summary_that_cannot_be_written_is_an_error(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("average", *make_files(tmp_path), "--summary", "nowhere/job.md")
     assert ran.code == 1
-    assert ran.err == "belay: nowhere/job.md: No such file or directory\n"
+    assert ran.err.splitlines() == [
+        "belay: nowhere/job.md: cannot be written: No such file or directory",
+        "       give another file: --summary",
+    ]
     assert not Path("belay-average.safetensors").exists()
 
 
-def test_the_plot_of_a_plan(tmp_path, belay):
+@pytest.mark.parametrize("flag", ["--summary", "--log-file"])
+@pytest.mark.parametrize("command", ["average", "plan"])
+def test_a_checkpoint_is_no_page_and_no_log(tmp_path: Path, belay: Callable[..., Ran], flag: str, command: str) -> None:
+    paths = make_files(tmp_path)
+    if (command, flag) == ("plan", "--summary"):
+        return  # a plan does nothing that could be summed up
+    before = paths[1].read_bytes()
+    for there in (paths[1], Path("out.safetensors"), tmp_path):
+        ran = belay(command, *paths, "-o", "out.safetensors", flag, there)
+        assert ran.code == 1
+        what = "cannot be written: Is a directory" if there == tmp_path else "is no text that lines can be added to"
+        assert ran.err == f"belay: {there}: {what}\n       give another file: {flag}\n"
+    assert paths[1].read_bytes() == before
+    assert not Path("out.safetensors").exists()
+
+
+def test_the_plot_of_a_plan(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     for name in ("weights.png", "weights.svg"):
         assert belay("plan", *paths, "--plot", name).code == 0
@@ -49,17 +69,19 @@ def test_the_plot_of_a_plan(tmp_path, belay):
     assert ran.err == "belay: weights.jpg is no name for a picture\n       end it with .png or .svg\n"
 
 
-def test_without_matplotlib_the_text_and_a_hint(tmp_path, belay, monkeypatch):
+def test_without_matplotlib_the_text_and_a_hint(
+    tmp_path: Path, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     ran = belay("plan", *make_files(tmp_path), "--plot", "weights.png")
     assert ran.code == 0
     assert "  300    35.9%  ███" in ran.out
-    assert ran.err == ("warning: weights.png is not drawn: pictures take matplotlib; pip install 'belay-cli[plots]'\n")
+    assert ran.err == ("warning: weights.png is not drawn: pictures take matplotlib; pip install matplotlib\n")
     assert not Path("weights.png").exists()
 
 
 @pytest.mark.parametrize("command", ["plan", "average"])
-def test_the_help_fits_a_terminal(belay, command):
+def test_the_help_fits_a_terminal(belay: Callable[..., Ran], command: str) -> None:
     out = belay(command, "--help").out
     assert max(map(len, out.splitlines())) <= 80

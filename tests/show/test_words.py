@@ -18,7 +18,7 @@ from belay_cli import words
         (0, 0, "0 of 0 bytes"),
     ],
 )
-def test_what_is_done_of_all(done, total, expected):
+def test_what_is_done_of_all(done: int, total: int, expected: str) -> None:
     assert words.part(done, total) == expected
     assert words.part(done, total, "/") == expected.replace(" of ", "/")
 
@@ -34,6 +34,6 @@ def test_what_is_done_of_all(done, total, expected):
         (7500, "2 h 5 min", "2:05:00"),
     ],
 )
-def test_times(seconds, said, clock):
+def test_times(seconds: float, said: str, clock: str) -> None:
     assert words.duration(seconds) == said
     assert words.clock(seconds) == clock

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +20,7 @@ from belay_cli.storage.files import OpenFiles, Stored, StoredFile
 from belay_cli.storage.pieces import Piece, StoredPieces, check_pieces, simplest
 
 
-def split(draw, box):
+def split(draw: Callable[..., Any], box: tuple[tuple[int, int], ...]) -> list[tuple[tuple[int, int], ...]]:
     """A box cut in two again and again, as no grid would."""
     free = [d for d, (begin, end) in enumerate(box) if end - begin > 1]
     if not free or not draw(st.integers(0, 2)):
@@ -28,7 +32,7 @@ def split(draw, box):
 
 
 @st.composite
-def tilings(draw):
+def tilings(draw: Callable[..., Any]) -> Any:
     """A tensor, cut along each dimension or irregularly, each piece with its dimensions in an order of its own."""
     shape = tuple(draw(st.lists(st.integers(1, 7), min_size=0, max_size=4)))
     itemsize = draw(st.sampled_from([1, 2, 4, 8]))
@@ -43,7 +47,14 @@ def tilings(draw):
     return shape, itemsize, data, boxes, orders
 
 
-def stored(path, shape, itemsize, data, boxes, orders):
+def stored(
+    path: Path,
+    shape: tuple[int, ...],
+    itemsize: int,
+    data: npt.NDArray[Any],
+    boxes: list[tuple[tuple[int, int], ...]],
+    orders: list[list[int]],
+) -> StoredPieces:
     """Write each piece with its dimensions in one of these orders, some bytes in between."""
     content, pieces = bytearray(b"head"), []
     for box, order in zip(boxes, itertools.cycle(orders)):
@@ -62,7 +73,9 @@ def stored(path, shape, itemsize, data, boxes, orders):
 
 
 @given(tiling=tilings(), limit=st.sampled_from([1, 16, 64, 1 << 20]), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_any_range_of_any_tiling(tmp_path_factory, tiling, limit, ends):
+def test_any_range_of_any_tiling(
+    tmp_path_factory: pytest.TempPathFactory, tiling: Any, limit: int, ends: tuple[float, float]
+) -> None:
     shape, itemsize, data, boxes, orders = tiling
     found = stored(tmp_path_factory.mktemp("pieces") / "x", shape, itemsize, data, boxes, orders)
     assert check_pieces(shape, found.pieces) is None
@@ -78,8 +91,9 @@ def test_any_range_of_any_tiling(tmp_path_factory, tiling, limit, ends):
     assert bytes(buffer) == data.tobytes()[low * itemsize : high * itemsize]
 
 
-def box(starts, sizes):
-    return Piece(None, 0, starts, sizes, (1,) * len(sizes))
+def box(starts: tuple[int, ...], sizes: tuple[int, ...]) -> Piece:
+    file: Any = None  # which is not looked at
+    return Piece(file, 0, starts, sizes, (1,) * len(sizes))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +114,11 @@ def box(starts, sizes):
         ([box((0, 0), (4, 3)), box((9, 9), (0, 3))], None),
     ],
 )
-def test_pieces_that_do_not_cover(pieces, wrong):
+def test_pieces_that_do_not_cover(pieces: list[Piece], wrong: str | None) -> None:
     assert check_pieces((4, 3), pieces) == wrong
 
 
-def test_scalars_and_thousands_of_pieces():
+def test_scalars_and_thousands_of_pieces() -> None:
     assert check_pieces((), [box((), ())]) is None
     assert check_pieces((), [box((), ()), box((), ())]) == "two pieces overlap"
     assert check_pieces((20_000, 4), [box((i, 0), (1, 4)) for i in range(20_000)]) is None
@@ -117,7 +131,7 @@ def test_scalars_and_thousands_of_pieces():
     assert check_pieces((0, 4), [box((0, 0), (0, 4))]) is None
 
 
-def test_more_cuts_than_a_mesh_has_dimensions():
+def test_more_cuts_than_a_mesh_has_dimensions() -> None:
     parts = [box((i, *(0,) * 63), (1,) * 64) for i in range(2)]
     assert check_pieces((2,) + (1,) * 63, parts) is None
     wrong = "the pieces are cut along more than 6 dimensions"
@@ -126,11 +140,11 @@ def test_more_cuts_than_a_mesh_has_dimensions():
 
 
 @given(data=st.data())
-def test_boxes_cover_a_tensor_as_counting_says(data):
+def test_boxes_cover_a_tensor_as_counting_says(data: Any) -> None:
     shape = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))
     span = st.integers(0, 4).flatmap(lambda a: st.tuples(st.just(a), st.integers(0, 4)))
     whole = data.draw(st.booleans())
-    boxes = split(data.draw, tuple((0, n) for n in shape)) if whole and all(shape) else []
+    boxes: list[Any] = split(data.draw, tuple((0, n) for n in shape)) if whole and all(shape) else []
     boxes = [(tuple(a for a, _ in b), tuple(e - a for a, e in b)) for b in boxes]
     boxes = [b for b in boxes if data.draw(st.integers(0, 5))]
     extra = data.draw(st.lists(st.tuples(*(span for _ in shape)), max_size=2))
@@ -143,13 +157,13 @@ def test_boxes_cover_a_tensor_as_counting_says(data):
     assert (check_pieces(shape, [box(*b) for b in boxes]) is None) == good
 
 
-def test_one_run_of_bytes_is_one(tmp_path):
+def test_one_run_of_bytes_is_one(tmp_path: Path) -> None:
     file = StoredFile(tmp_path / "x", 100)
     assert simplest((2, 3), 4, [Piece(file, 8, (0, 0), (2, 3), (3, 1))]) == Stored(file, 8)
     assert isinstance(simplest((2, 3), 4, [Piece(file, 8, (0, 0), (2, 3), (1, 2))]), StoredPieces)
 
 
-def test_an_expanded_tensor(tmp_path):
+def test_an_expanded_tensor(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abcd")
     found = StoredPieces((3, 2), 2, (Piece(StoredFile(tmp_path / "x", 4), 0, (0, 0), (3, 2), (0, 1)),))
     buffer = bytearray(12)
@@ -161,16 +175,16 @@ def test_an_expanded_tensor(tmp_path):
 class Reads(OpenFiles):
     """Open files that remember what is read of them: offset and count, in bytes."""
 
-    def __init__(self, limit):
+    def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self.made = []
+        self.made: list[tuple[int, int]] = []
 
-    def read_into(self, file, buffer, offset):
+    def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
         self.made.append((offset, buffer.nbytes))
         super().read_into(file, buffer, offset)
 
 
-def laid_out(path, shape, boxes, strides=None):
+def laid_out(path: Path, shape: tuple[int, ...], boxes: Any, strides: tuple[int, ...] | None = None) -> StoredPieces:
     """A tensor of float32 in a sparse file, in pieces one after the other."""
     count = math.prod(shape)
     with open(path, "wb") as sparse:
@@ -183,12 +197,13 @@ def laid_out(path, shape, boxes, strides=None):
     return StoredPieces(shape, 4, tuple(pieces))
 
 
-def test_what_is_read_of_the_usual_layouts(tmp_path):
+def test_what_is_read_of_the_usual_layouts(tmp_path: Path) -> None:
     buffer = bytearray(4 * 6 * 8)
     sharded = laid_out(tmp_path / "a", (8, 8), [((0, 0), (4, 8)), ((4, 0), (4, 8))])
     parallel = laid_out(tmp_path / "b", (8, 8), [((0, 0), (8, 5)), ((0, 5), (8, 3))])
     last = laid_out(tmp_path / "c", (8, 2, 2, 2), [((0, 0, 0, 0), (8, 2, 2, 2))], (8, 1, 4, 2))
-    with Reads(1) as files:
+    files = Reads(1)
+    with files:
         for found in (sharded, parallel, last):
             found.read_into(files, memoryview(buffer), 4 * 8)  # the rows 1 to 6
     assert files.made == [(32, 96), (128, 96), (20, 120), (172, 72), (32, 192)]
@@ -197,7 +212,7 @@ def test_what_is_read_of_the_usual_layouts(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "strides"), [((4096, 4096), (1, 4096)), ((1, 1 << 24), (1, 1)), ((64, 512, 512), (1, 64, 1 << 15))]
 )
-def test_memory_is_bounded_whatever_the_order(tmp_path, shape, strides):
+def test_memory_is_bounded_whatever_the_order(tmp_path: Path, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
     found = laid_out(tmp_path / "x", shape, [((0,) * len(shape), shape)], strides)
     buffer = bytearray(4 << 20)
     tracemalloc.start()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
@@ -12,17 +14,17 @@ from belay_cli.storage.retry import Patience, Trouble, again, may_pass, wanted_w
 
 
 @pytest.fixture
-def waits(monkeypatch):
-    seen = []
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    seen: list[float] = []
     monkeypatch.setattr(retry, "pause", seen.append)
     return seen
 
 
-def failing(*troubles):
+def failing(*troubles: Any) -> Callable[..., Any]:
     """Raises each of them in turn; then returns how often it was called."""
     left, calls = list(troubles), []
 
-    def ask():
+    def ask() -> int:
         calls.append(1)
         if left:
             raise left.pop(0)
@@ -31,42 +33,42 @@ def failing(*troubles):
     return ask
 
 
-def test_it_is_asked_until_it_works(waits):
+def test_it_is_asked_until_it_works(waits: list[Any]) -> None:
     assert again(failing(Trouble("a"), Trouble("b")), Patience(3)) == 3
     assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 1.0
 
 
-def test_the_last_trouble_is_the_one_that_is_told(waits):
+def test_the_last_trouble_is_the_one_that_is_told(waits: list[Any]) -> None:
     with pytest.raises(Trouble, match="c"):
         again(failing(Trouble("a"), Trouble("b"), Trouble("c")), Patience(3))
     assert len(waits) == 2
 
 
-def test_waits_grow_to_a_bound(waits):
+def test_waits_grow_to_a_bound(waits: list[Any]) -> None:
     with pytest.raises(Trouble):
         again(failing(*[Trouble("a")] * 9), Patience(9))
     longest = [0.5, 1, 2, 4, 8, 8, 8, 8]
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
 
 
-def test_what_the_server_asks_for_is_waited(waits):
+def test_what_the_server_asks_for_is_waited(waits: list[Any]) -> None:
     assert again(failing(Trouble("a", wait=17), Trouble("b", wait=60)), Patience(3)) == 3
     assert waits == [17, 60]
 
 
-def test_nobody_waits_for_longer_than_a_minute(waits):
+def test_nobody_waits_for_longer_than_a_minute(waits: list[Any]) -> None:
     with pytest.raises(Trouble, match="a"):
         again(failing(Trouble("a", wait=60.5)), Patience(9))
     assert waits == []
 
 
-def test_patience_ends(waits):
+def test_patience_ends(waits: list[Any]) -> None:
     with pytest.raises(Trouble, match="a"):
         again(failing(Trouble("a")), Patience(9, seconds=-1.0))
     assert waits == []
 
 
-def test_other_errors_are_not_tried_again(waits):
+def test_other_errors_are_not_tried_again(waits: list[Any]) -> None:
     with pytest.raises(KeyError):
         again(failing(KeyError()), Patience(9))
     assert waits == []
@@ -87,14 +89,14 @@ def test_other_errors_are_not_tried_again(waits):
         ({"Retry-After": "5", "RateLimit": '"api";r=0;t=55'}, 5),
     ],
 )
-def test_what_a_server_asks_for(headers, seconds):
+def test_what_a_server_asks_for(headers: dict[str, str], seconds: int) -> None:
     assert wanted_wait(headers) == seconds
 
 
-def test_a_date_to_try_again():
+def test_a_date_to_try_again() -> None:
     assert 28 < wanted_wait({"Retry-After": formatdate(time.time() + 30, usegmt=True)}) <= 30
 
 
-def test_statuses_that_may_pass():
+def test_statuses_that_may_pass() -> None:
     passing = [status for status in range(200, 600) if may_pass(status)]
     assert passing == [408, 425, 429, 500, 502, 503, 504, *range(506, 600)]

@@ -8,7 +8,9 @@ import re
 import shutil
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from belay_cli import Belay, Ema, average
 from belay_cli.verification.values import BLOCK, blocks
-from tests.conftest import make_files, make_run, tensors
+from tests.conftest import Ran, make_files, make_run, tensors
 from tests.engine.test_replay import RULES
 
 NAMES = ["structure", "record", "digests", "coefficients", "inputs", "values"]
@@ -28,7 +30,7 @@ NAMES = ["structure", "record", "digests", "coefficients", "inputs", "values"]
 
 @pytest.mark.parametrize("rule", [*RULES, Ema(debias=True), Belay(inertia=0.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_every_output_passes(tmp_path, belay, rule, dtype):
+def test_every_output_passes(tmp_path: Path, belay: Callable[..., Ran], rule: Any, dtype: torch.dtype) -> None:
     run = make_run(tmp_path / "run", dtype=dtype)
     average([run], "out", max_shard_size="1kB", last="scale", drop="layer.bias", method=rule)
     ran = belay("verify", "out", "--json", "--sample", "all")
@@ -39,13 +41,13 @@ def test_every_output_passes(tmp_path, belay, rule, dtype):
 
 
 @pytest.mark.parametrize("target", ["float64", "float32", "bfloat16", "float16"])
-def test_other_dtypes_and_single_files_pass(tmp_path, belay, target):
+def test_other_dtypes_and_single_files_pass(tmp_path: Path, belay: Callable[..., Ran], target: Any) -> None:
     paths = make_files(tmp_path / "ckpts")
     average(paths, "out.safetensors", dtype=target)
     assert belay("verify", "out.safetensors", "--checkpoints", tmp_path / "ckpts").code == 0
 
 
-def test_what_could_not_be_checked_is_no_pass(tmp_path, belay):
+def test_what_could_not_be_checked_is_no_pass(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
     ran = belay("verify", "out.safetensors")
     assert ran.code == 1
@@ -56,7 +58,7 @@ def test_what_could_not_be_checked_is_no_pass(tmp_path, belay):
     assert ran.err.startswith("belay: out.safetensors: is not verified: a file does not say where the checkpoints lay;")
 
 
-def test_one_flipped_bit_in_any_tensor_is_found(tmp_path, belay):
+def test_one_flipped_bit_in_any_tensor_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
     content = Path("out.safetensors").read_bytes()
     with safe_open("out.safetensors", framework="pt") as file:
@@ -73,7 +75,7 @@ def test_one_flipped_bit_in_any_tensor_is_found(tmp_path, belay):
         assert f"failed       digests       the bytes of '{name}' are not those that were written" in ran.out
 
 
-def rewritten(path, **changes):
+def rewritten(path: str, **changes: Any) -> None:
     """The output with other metadata or tensors, its digests in order."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -82,10 +84,10 @@ def rewritten(path, **changes):
     save_file(load_file(path), path, metadata=metadata)
 
 
-def test_a_changed_coefficient_is_found(tmp_path, belay):
+def test_a_changed_coefficient_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
 
-    def change(text):
+    def change(text: str) -> str:
         series = json.loads(text)
         series[1]["coefficient"] += 1e-6
         return json.dumps(series)
@@ -96,7 +98,7 @@ def test_a_changed_coefficient_is_found(tmp_path, belay):
     assert "failed       coefficients  step-200.safetensors is recorded with" in ran.out
 
 
-def test_a_changed_rule_is_found(tmp_path, belay):
+def test_a_changed_rule_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
     rewritten("out.safetensors", rule=lambda text: json.dumps({**json.loads(text), "a": 0.02}))
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--json")
@@ -110,7 +112,7 @@ def test_a_changed_rule_is_found(tmp_path, belay):
     }
 
 
-def test_a_swapped_checkpoint_is_found(tmp_path, belay):
+def test_a_swapped_checkpoint_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     average(paths, "out.safetensors")
     save_file(tensors(77), paths[2], metadata={"format": "pt"})
@@ -119,7 +121,7 @@ def test_a_swapped_checkpoint_is_found(tmp_path, belay):
     assert "failed       inputs        step-300.safetensors is not the one that was recorded" in ran.out
 
 
-def test_a_checkpoint_that_is_not_given_is_named(tmp_path, belay):
+def test_a_checkpoint_that_is_not_given_is_named(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average([make_run(tmp_path / "run")], "out")
     shutil.rmtree(tmp_path / "run/checkpoint-100")
     ran = belay("verify", "out", "--checkpoints", tmp_path / "run")
@@ -127,8 +129,8 @@ def test_a_checkpoint_that_is_not_given_is_named(tmp_path, belay):
     assert "failed       inputs        checkpoint-100 is not among the checkpoints given" in ran.out
 
 
-def tick_of(value):
-    def change(text):
+def tick_of(value: float) -> Callable[..., Any]:
+    def change(text: str) -> str:
         series = json.loads(text)
         series[-1]["tick"] = value
         return json.dumps(series)
@@ -150,7 +152,9 @@ def tick_of(value):
         ),
     ],
 )
-def test_a_record_that_lies_is_found(tmp_path, belay, changes, said):
+def test_a_record_that_lies_is_found(
+    tmp_path: Path, belay: Callable[..., Ran], changes: dict[str, Callable[..., Any]], said: str
+) -> None:
     average([make_run(tmp_path / "run")], "out")
     rewritten("out/model.safetensors", **{"x": lambda text: "1", **changes})
     ran = belay("verify", "out")
@@ -160,7 +164,7 @@ def test_a_record_that_lies_is_found(tmp_path, belay, changes, said):
 
 
 @pytest.mark.parametrize("content", ["[" * 200_000, "[]", '{"checkpoints": 5}', "{"])
-def test_a_local_record_that_is_none(tmp_path, belay, content):
+def test_a_local_record_that_is_none(tmp_path: Path, belay: Callable[..., Ran], content: str) -> None:
     average([make_run(tmp_path / "run")], "out")
     Path("out/.belay/local.json").write_text(content)
     ran = belay("verify", "out")
@@ -168,11 +172,11 @@ def test_a_local_record_that_is_none(tmp_path, belay, content):
     assert "the checkpoints are not where they were; give them with --checkpoints" in ran.out
 
 
-def test_an_output_does_not_choose_whom_this_machine_asks(tmp_path, belay):
+def test_an_output_does_not_choose_whom_this_machine_asks(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average([make_run(tmp_path / "run")], "out")
     asked = []
 
-    def listen(listener):
+    def listen(listener: Any) -> None:
         with contextlib.suppress(OSError):
             asked.append(listener.accept())
 
@@ -189,7 +193,7 @@ def test_an_output_does_not_choose_whom_this_machine_asks(tmp_path, belay):
     assert asked == []
 
 
-def test_a_policy_that_is_not_recorded(tmp_path, belay):
+def test_a_policy_that_is_not_recorded(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path / "x")
     content = load_file(paths[-1])
     save_file({**content, "extra": torch.ones(3)}, paths[-1])
@@ -201,20 +205,20 @@ def test_a_policy_that_is_not_recorded(tmp_path, belay):
 
 
 @pytest.mark.parametrize("threads", ["0", "-1"])
-def test_threads_that_are_none(tmp_path, belay, threads):
+def test_threads_that_are_none(tmp_path: Path, belay: Callable[..., Ran], threads: str) -> None:
     average(make_files(tmp_path), "out.safetensors")
     ran = belay("verify", "out.safetensors", "--threads", threads)
     assert (ran.code, ran.err) == (2, f"belay: --threads must be 1 or more, not {threads}\n")
 
 
 @pytest.mark.parametrize("options", [{}, {"debias": True}])
-def test_steps_that_count_tokens(tmp_path, belay, options):
+def test_steps_that_count_tokens(tmp_path: Path, belay: Callable[..., Ran], options: dict[str, Any]) -> None:
     paths = make_files(tmp_path, steps=[10**9 * i for i in range(1, 5)])
     average(paths, "out.safetensors", method=Ema(half_life="5%", **options))
     assert belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--sample", "all").code == 0
 
 
-def test_a_record_that_contradicts_the_weights_is_found(tmp_path, belay):
+def test_a_record_that_contradicts_the_weights_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average([make_run(tmp_path / "run")], "out")
     document = json.loads(Path("out/belay.json").read_text())
     document["series"][0]["coefficient"] = 0.5
@@ -225,7 +229,7 @@ def test_a_record_that_contradicts_the_weights_is_found(tmp_path, belay):
 
 
 @pytest.mark.parametrize("name", ["belay.json", "config.json"])
-def test_a_missing_file_is_found(tmp_path, belay, name):
+def test_a_missing_file_is_found(tmp_path: Path, belay: Callable[..., Ran], name: str) -> None:
     average([make_run(tmp_path / "run")], "out")
     Path("out", name).unlink()
     ran = belay("verify", "out")
@@ -233,7 +237,7 @@ def test_a_missing_file_is_found(tmp_path, belay, name):
     assert f"  failed       structure     {name} is missing" in ran.out
 
 
-def test_another_dtype_than_recorded_is_found(tmp_path, belay):
+def test_another_dtype_than_recorded_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors", dtype="bfloat16")
     rewritten("out.safetensors", dtype=lambda text: "same")
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
@@ -241,7 +245,7 @@ def test_another_dtype_than_recorded_is_found(tmp_path, belay):
     assert re.search(r"failed       values        '[a-z.]+' is bfloat16, which is not what the record says", ran.out)
 
 
-def test_values_that_are_not_the_average_are_found(tmp_path, belay):
+def test_values_that_are_not_the_average_are_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     average(paths, "out.safetensors")
     average(paths, "other.safetensors", method=Ema(decay=0.5))
@@ -254,7 +258,7 @@ def test_values_that_are_not_the_average_are_found(tmp_path, belay):
     assert "differs from the recursion at element 0" in ran.out
 
 
-def test_a_truncated_output_is_found(tmp_path, belay):
+def test_a_truncated_output_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
     content = Path("out.safetensors").read_bytes()
     Path("out.safetensors").write_bytes(content[:-1])
@@ -263,7 +267,7 @@ def test_a_truncated_output_is_found(tmp_path, belay):
     assert "out.safetensors: is cut short" in ran.err
 
 
-def test_an_index_that_lies_is_found(tmp_path, belay):
+def test_an_index_that_lies_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average([make_run(tmp_path / "run")], "out", max_shard_size="1kB")
     index = Path("out/model.safetensors.index.json")
     content = json.loads(index.read_text())
@@ -272,7 +276,7 @@ def test_an_index_that_lies_is_found(tmp_path, belay):
     assert "does not fit its shards: 'scale' lies in" in belay("verify", "out").err
 
 
-def test_checkpoints_that_were_moved_are_found_by_content(tmp_path, belay):
+def test_checkpoints_that_were_moved_are_found_by_content(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path / "ckpts")
     average(paths, "out.safetensors")
     moved = tmp_path / "moved"
@@ -285,7 +289,7 @@ def test_checkpoints_that_were_moved_are_found_by_content(tmp_path, belay):
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", "null", '{"a": "x"}', "[" * 50_000])
 @pytest.mark.parametrize("entry", ["rule", "series", "policies", "digests"])
-def test_a_damaged_record_is_one_line(tmp_path, belay, entry, damage):
+def test_a_damaged_record_is_one_line(tmp_path: Path, belay: Callable[..., Ran], entry: str, damage: str) -> None:
     average(make_files(tmp_path), "out.safetensors")
     rewritten("out.safetensors", **{entry: lambda text: damage})
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
@@ -294,20 +298,20 @@ def test_a_damaged_record_is_one_line(tmp_path, belay, entry, damage):
     assert "belay: out.safetensors: " in ran.err
 
 
-def test_what_belay_did_not_write_cannot_be_verified(tmp_path, belay):
+def test_what_belay_did_not_write_cannot_be_verified(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("verify", make_files(tmp_path)[0])
     assert (ran.code, ran.out) == (1, "")
     assert "was not written by belay: it has no record of how it was made" in ran.err
 
 
 @pytest.mark.parametrize("share", ["0", "0%", "101%", "2", "some", ""])
-def test_shares_that_are_none(tmp_path, belay, share):
+def test_shares_that_are_none(tmp_path: Path, belay: Callable[..., Ran], share: str) -> None:
     average(make_files(tmp_path), "out.safetensors")
     assert belay("verify", "out.safetensors", "--sample", share).code == 2
 
 
 @given(st.text(max_size=5), st.integers(0, 10 * BLOCK), st.floats(0.001, 1))
-def test_samples_lie_in_the_tensor_and_are_enough(name, elements, share):
+def test_samples_lie_in_the_tensor_and_are_enough(name: str, elements: int, share: float) -> None:
     chosen = list(blocks(name, elements, share))
     covered = np.zeros(elements, dtype=int)
     for start, count in chosen:
@@ -320,7 +324,9 @@ def test_samples_lie_in_the_tensor_and_are_enough(name, elements, share):
         assert covered.all()
 
 
-def test_a_run_is_not_an_average_and_what_to_give_is_said(tmp_path, belay, monkeypatch):
+def test_a_run_is_not_an_average_and_what_to_give_is_said(
+    tmp_path: Path, belay: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run")
     ran = belay("verify", "run")
@@ -331,7 +337,7 @@ def test_a_run_is_not_an_average_and_what_to_give_is_said(tmp_path, belay, monke
     )
 
 
-def test_checkpoints_as_a_glob_of_the_shell_gives_them(tmp_path, belay):
+def test_checkpoints_as_a_glob_of_the_shell_gives_them(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path)
     average(paths, "out.safetensors")
     assert belay("verify", "out.safetensors", "--checkpoints", *paths, "--sample", "all").code == 0

@@ -18,6 +18,7 @@ _STEP_BEHIND = re.compile(r"[-_](?:steps?|iter(?:ation)?s?)(?:$|[-_].*)", re.IGN
 
 # A whole name of one of these and a number states a step. accelerate's checkpoint_3 counts saves, so `_` does not do.
 _STEPPED = re.compile("checkpoint-|ckpt-|model-|weights-|pytorch_model-|adapter_model-")
+_CHECKPOINT = re.compile("[a-z0-9][-_.]checkpoint-$|^[-_.]checkpoint-$")  # behind the name of a model or a run
 
 
 @lru_cache(maxsize=8192)
@@ -68,12 +69,15 @@ def _is_of_onetrainer(found: tuple[Piece, ...]) -> bool:
 
 
 def _is_stepped(found: tuple[Piece, ...]) -> bool:
-    """Whether these are a whole name such as `checkpoint-500` or `500k`."""
+    """Whether these are a whole name such as `checkpoint-500` or `500k`, or end as `llama_7b_checkpoint-500` does."""
     if not found or found[-1].kind is not Kind.NUMBER:
         return False
     if len(found) == 1:
         return found[0].text[-1] in "kKM"
-    return len(found) == 2 and _STEPPED.fullmatch(found[0].text.lower()) is not None
+    before = found[-2].text.lower()
+    return (len(found) == 2 and bool(_STEPPED.fullmatch(before))) or (
+        bool(_CHECKPOINT.search(before)) and not any(is_round_word(piece.text) for piece in found[:-2])
+    )
 
 
 def is_round_word(text: str) -> bool:

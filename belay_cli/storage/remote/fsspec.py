@@ -38,7 +38,7 @@ _WRAPPERS = (
     "tar",
     "libarchive",
 )
-_EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 # What file systems say of a file, each in its own words, that is another when the content is.
 _MARKS = ("ETag", "etag", "VersionId", "generation", "md5Hash", "content_md5")
 _DATES = ("LastModified", "mtime", "updated", "last_modified", "modified", "created")
@@ -124,8 +124,8 @@ class StoreSource:
         return {}
 
     def _missing(self) -> CheckpointError:
-        package, extra = _EXTRAS.get(self.protocol, ("", ""))
-        hint = f'pip install {package}, or pip install "belay-cli[{extra}]"' if package else None
+        package = _PACKAGES.get(self.protocol)
+        hint = f"pip install {package}" if package else None
         what = f"needs {package or 'a package'} to be read"
         return CheckpointError(what, file=self.shown, hint=hint or f"install what fsspec needs for {self.protocol}://")
 

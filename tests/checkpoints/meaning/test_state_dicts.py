@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.formats.torch.files import assert_same, load, read, refused, saved, s
 @pytest.mark.parametrize(
     "key", ["state_dict", "model", "model_state_dict", "module", "net", "weights", "params", "model.state_dict"]
 )
-def test_the_state_dict_of_a_training_checkpoint(tmp_path, key):
+def test_the_state_dict_of_a_training_checkpoint(tmp_path: Path, key: str) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(4, 3)).sum().backward()
@@ -30,7 +32,7 @@ def test_the_state_dict_of_a_training_checkpoint(tmp_path, key):
     assert_same(read(path, state_key=key), model.state_dict())
 
 
-def test_a_key_that_is_asked_for(tmp_path):
+def test_a_key_that_is_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"nets": {"gen.0": sd(1), "disc": sd(2)}, "optimizer": {"state": {"x": sd(3)}}})
     error = refused(path, "holds several state dicts: weights lie under nets.gen.0, nets.disc")
     assert error.hint == "say which: --state-key nets.gen.0"
@@ -42,7 +44,7 @@ def test_a_key_that_is_asked_for(tmp_path):
     refused(path, "holds no state dict under ''", state_key="")
 
 
-def test_weights_under_keys_that_say_nothing(tmp_path):
+def test_weights_under_keys_that_say_nothing(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"thing": sd(), "epoch": 1})
     error = refused(path, "holds no state dict under a usual key: weights lie under thing")
     assert error.hint == "say which: --state-key thing"
@@ -66,11 +68,11 @@ def test_weights_under_keys_that_say_nothing(tmp_path):
         ({"w": torch.zeros(2), "more": [torch.zeros(1)]}, "holds no state dict; its keys are: w, more"),
     ],
 )
-def test_objects_without_a_state_dict(tmp_path, value, message):
+def test_objects_without_a_state_dict(tmp_path: Path, value: Any, message: str) -> None:
     refused(saved(tmp_path / "a.pt", value), message)
 
 
-def test_what_is_no_tensor_is_left_out_with_a_note(tmp_path):
+def test_what_is_no_tensor_is_left_out_with_a_note(tmp_path: Path) -> None:
     extra = {"bn._extra_state": {"any": 1}, "_metadata": {"version": 1}, "epoch": 3, "name": "x", "none": None}
     found = read(saved(tmp_path / "a.pt", {**sd(), **extra}))
     assert_same(found, sd())
@@ -78,7 +80,7 @@ def test_what_is_no_tensor_is_left_out_with_a_note(tmp_path):
     assert found.notes == (states, "leaves out what is no tensor: epoch, name, none")
 
 
-def test_prefixes_are_taken_off(tmp_path):
+def test_prefixes_are_taken_off(tmp_path: Path) -> None:
     expected = sd()
     found = read(saved(tmp_path / "a.pt", sd(prefix="module._orig_mod.module.")))
     assert_same(found, expected)
@@ -94,11 +96,12 @@ def test_prefixes_are_taken_off(tmp_path):
     assert error.tensor == "a"
 
 
-def test_compiled_and_parallel_models(tmp_path):
+def test_compiled_and_parallel_models(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = torch.nn.DataParallel(torch.compile(model, backend="eager"))
+        compiled: Any = torch.compile(model, backend="eager")
+        wrapped = torch.nn.DataParallel(compiled)
     path = saved(tmp_path / "a.pt", wrapped.state_dict())
     assert "module._orig_mod.weight" in load(path)
     assert_same(read(path), model.state_dict())

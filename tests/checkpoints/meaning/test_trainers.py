@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests.formats.torch.files import assert_same, load, read, refused, saved, s
 
 
 @pytest.fixture(scope="module")
-def lightning_run(tmp_path_factory):
+def lightning_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of the real Trainer at step 2: plain, and with the EMA callback."""
     directory = tmp_path_factory.mktemp("lightning")
     with warnings.catch_warnings():
@@ -19,24 +21,24 @@ def lightning_run(tmp_path_factory):
         import lightning
         from lightning.pytorch.callbacks import EMAWeightAveraging
 
-        class Model(lightning.LightningModule):
-            def __init__(self, width=4):
+        class Model(lightning.LightningModule):  # type: ignore[misc]
+            def __init__(self, width: int = 4) -> None:
                 super().__init__()
                 self.save_hyperparameters()
                 self.net = torch.nn.Linear(width, 2)
 
-            def training_step(self, batch, index):
+            def training_step(self, batch: list[torch.Tensor], index: int) -> Any:
                 return self.net(batch[0]).square().sum()
 
-            def configure_optimizers(self):
+            def configure_optimizers(self) -> tuple[list[Any], list[Any]]:
                 optimizer = torch.optim.AdamW(self.parameters(), lr=0.1)
                 return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)]
 
-        class Save(lightning.Callback):
-            def __init__(self, name):
+        class Save(lightning.Callback):  # type: ignore[misc]
+            def __init__(self, name: str) -> None:
                 self.name = name
 
-            def on_train_batch_end(self, trainer, *arguments):
+            def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
                 if trainer.global_step == 2:
                     trainer.save_checkpoint(directory / self.name)
 
@@ -50,7 +52,7 @@ def lightning_run(tmp_path_factory):
     return directory
 
 
-def test_a_checkpoint_of_lightning(lightning_run):
+def test_a_checkpoint_of_lightning(lightning_run: Path) -> None:
     path = lightning_run / "plain.ckpt"
     found = read(path)
     assert found.step == 2
@@ -59,7 +61,7 @@ def test_a_checkpoint_of_lightning(lightning_run):
     refused(path, "holds no EMA", source="ema")
 
 
-def test_lightning_with_an_average(lightning_run):
+def test_lightning_with_an_average(lightning_run: Path) -> None:
     path = lightning_run / "averaged.ckpt"
     error = refused(path, "holds raw weights (current_model_state) and their EMA (state_dict)")
     assert error.hint.startswith("say which: --source raw or --source ema; averaging an EMA again")
@@ -76,12 +78,12 @@ def test_lightning_with_an_average(lightning_run):
 
 
 @pytest.mark.parametrize("step", [-1, 10**18, True, 1.0, None, "5"])
-def test_a_step_that_is_none(tmp_path, step):
+def test_a_step_that_is_none(tmp_path: Path, step: Any) -> None:
     content = {"pytorch-lightning_version": "2", "global_step": step, "state_dict": sd()}
     assert read(saved(tmp_path / "a.ckpt", content)).step is None
 
 
-def test_deepspeed(tmp_path):
+def test_deepspeed(tmp_path: Path) -> None:
     content = {"module": sd(), "ds_version": "0.15", "global_steps": 40, "mp_world_size": 1, "optimizer": None}
     found = read(saved(tmp_path / "mp_rank_00_model_states.pt", content))
     assert found.step == 40
@@ -97,7 +99,7 @@ def test_deepspeed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tensor", "pipeline", "expert"])
-def test_megatron(tmp_path, kind):
+def test_megatron(tmp_path: Path, kind: str) -> None:
     import argparse
 
     name = f"{kind}_model_parallel_size"

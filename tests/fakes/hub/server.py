@@ -7,7 +7,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from tests.fakes.hub.downloads import Downloads
@@ -32,7 +32,7 @@ class HubServer(Repos, Uploads, Downloads):
 
     _listeners: Sequence[Listener] = ()
 
-    def __enter__(self) -> HubServer:
+    def __enter__(self) -> Self:
         self._listeners = [Listener(self, 0), Listener(self, 0)]
         self.endpoint, self._storage = (f"http://127.0.0.1:{listener.server_port}" for listener in self._listeners)
         return self

@@ -6,7 +6,9 @@ import contextlib
 import io
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from belay_cli.errors import CheckpointError
 from belay_cli.formats.dcp import read_dcp
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.storage.files import OpenFiles, StoredFile, open_file
-from tests.reading import plainly
+from tests.reading import Found, plainly
 
 OTHER_NAMES = {torch.float8_e4m3fn: "float8_e4m3", torch.float8_e8m0fnu: "float8_e8m0"}
 
@@ -29,14 +31,14 @@ OTHER_NAMES = {torch.float8_e4m3fn: "float8_e4m3", torch.float8_e8m0fnu: "float8
 # ---- reading, and the oracle
 
 
-def read(directory, log=None, **options):
+def read(directory: Path, log: Any = None, **options: Any) -> Any:
     """What belay finds in the directory; `log` takes (file, offset, count) of every read."""
     with contextlib.ExitStack() as opened:
 
-        def opens(name):
-            file = opened.enter_context(open_file(Path(directory, name)))
+        def opens(name: str) -> tuple[StoredFile, Callable[..., Any]]:
+            file: Any = opened.enter_context(open_file(Path(directory, name)))
 
-            def read_at(offset, count):
+            def read_at(offset: int, count: int) -> Any:
                 if log is not None:
                     log.append((name, offset, count))
                 return file.read_at(offset, count)
@@ -48,7 +50,7 @@ def read(directory, log=None, **options):
         return plainly(weights, Path(directory))
 
 
-def contents(weights):
+def contents(weights: Found) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Name -> dtype, shape, bytes."""
     found = {}
     with OpenFiles(4) as files:
@@ -62,7 +64,7 @@ def contents(weights):
     return found
 
 
-def plain(tensors):
+def plain(tensors: Any) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """The same of tensors of torch."""
     return {
         name: (
@@ -75,21 +77,23 @@ def plain(tensors):
     }
 
 
-def loaded(directory):
+def loaded(directory: Path) -> Any:
     """The whole checkpoint as torch loads it, nested as it was saved."""
     file = io.BytesIO()
-    dcp_to_torch_save(directory, file)
+    dcp_to_torch_save(directory, file)  # type: ignore[arg-type]
     file.seek(0)
     return torch.load(file, weights_only=False)
 
 
-def refused(directory, message, *, file=None, tensor=None, **options):
+def refused(
+    directory: Path, message: str, *, file: str | None = None, tensor: str | None = None, **options: Any
+) -> Any:
     """It is refused in these words, and the error says where and what to do."""
     with pytest.raises(CheckpointError) as caught:
         read(directory, **options)
     error = caught.value
     assert message in error.message, error.message
-    assert Path(error.file).name == (file or Path(directory).name)
+    assert Path(error.file or "").name == (file or Path(directory).name)
     assert error.tensor == tensor
     assert error.hint and "\n" not in error.message + error.hint and len(error.message) < 500
     return error
@@ -101,17 +105,17 @@ def refused(directory, message, *, file=None, tensor=None, **options):
 class Net(torch.nn.Module):
     """Parameters, buffers, and a state that is no tensor."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = torch.nn.Conv2d(3, 4, 3)
         self.norm = torch.nn.BatchNorm2d(4)
         self.head = torch.nn.Linear(4, 5, dtype=torch.bfloat16)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> Any:
         return self.head(self.norm(self.conv(x)).mean((2, 3)).bfloat16())
 
 
-def trained():
+def trained() -> tuple[Net, Any]:
     torch.manual_seed(0)
     net = Net()
     optimizer = torch.optim.AdamW(net.parameters())
@@ -121,15 +125,17 @@ def trained():
 
 
 NET, OPTIMIZER = trained()
+MODEL: dict[str, Any]
+STATE: dict[str, Any]
 MODEL, STATE = get_state_dict(NET, OPTIMIZER)
 
 
-def save(directory, state, **options):
+def save(directory: Path, state: Any, **options: Any) -> Path:
     dcp.save(state, checkpoint_id=directory, no_dist=True, **options)
     return directory
 
 
-def saved_flat(directory, state):
+def saved_flat(directory: Path, state: dict[str, torch.Tensor]) -> Path:
     """As planners save that know no nested keys."""
     return save(directory, state, planner=DefaultSavePlanner(flatten_state_dict=False))
 
@@ -137,7 +143,7 @@ def saved_flat(directory, state):
 # ---- what to change
 
 
-def rewritten(directory, change, protocol=4):
+def rewritten(directory: Path, change: Callable[..., Any], protocol: int = 4) -> Path:
     """Change the object in .metadata by torch's own classes."""
     path = directory / ".metadata"
     found = pickle.loads(path.read_bytes())
@@ -146,11 +152,11 @@ def rewritten(directory, change, protocol=4):
     return directory
 
 
-def place_of(found, name="w"):
+def place_of(found: Any, name: Any = "w") -> Any:
     return next(index for index in found.storage_data if index.fqn == name)
 
 
-def copied(small, tmp_path):
+def copied(small: Path, tmp_path: Path) -> Path:
     directory = tmp_path / "x"
     directory.mkdir()
     for entry in small.iterdir():
@@ -158,20 +164,20 @@ def copied(small, tmp_path):
     return directory
 
 
-def with_piece(small, tmp_path, blob):
+def with_piece(small: Path, tmp_path: Path, blob: bytes) -> Path:
     """The checkpoint with these bytes as the piece of `w`."""
     directory = copied(small, tmp_path)
     (directory / "other.distcp").write_bytes(blob)
     return rewritten(directory, moved(relative_path="other.distcp", offset=0, length=len(blob)))
 
 
-def blob(value):
+def blob(value: Any) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
 
 
-def compressed(data, method=zipfile.ZIP_DEFLATED):
+def compressed(data: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w", method) as new:
         for name in old.namelist():
@@ -180,30 +186,30 @@ def compressed(data, method=zipfile.ZIP_DEFLATED):
 
 
 class Payload:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
         return Path.touch, (self.path,)
 
 
 GRID = torch.arange(20.0).reshape(4, 5)
 
 
-def moved(**fields):
-    def change(found):
+def moved(**fields: Any) -> Callable[..., Any]:
+    def change(found: Any) -> None:
         for name, value in fields.items():
             setattr(found.storage_data[place_of(found)], name, value)
 
     return change
 
 
-def of_dtype(dtype):
-    def change(found):
+def of_dtype(dtype: Any) -> Callable[..., Any]:
+    def change(found: Any) -> None:
         found.state_dict_metadata["w"].properties.dtype = dtype
 
     return change
 
 
-def attribute(name, value):
+def attribute(name: str, value: Any) -> Callable[..., Any]:
     return lambda found: setattr(found, name, value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_payload_does_not_run(small, tmp_path, protocol):
+def test_a_payload_does_not_run(small: Path, tmp_path: Path, protocol: int) -> None:
     directory = copied(small, tmp_path)
     rewritten(directory, attribute("storage_meta", Payload(tmp_path / "ran")), protocol)
     error = refused(directory, "needs more than its own classes to be read: it would import ", file=".metadata")
@@ -38,14 +40,14 @@ def test_a_payload_does_not_run(small, tmp_path, protocol):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_payload_in_a_piece_does_not_run(small, tmp_path):
+def test_a_payload_in_a_piece_does_not_run(small: Path, tmp_path: Path) -> None:
     directory = with_piece(small, tmp_path, blob(Payload(tmp_path / "ran")))
     refused(directory, "holds a piece of 'w' that would import ", file="other.distcp", tensor="w")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", sorted(dcp_metadata._ALLOWED))
-def test_stand_ins_cannot_be_changed(tmp_path, name):
+def test_stand_ins_cannot_be_changed(tmp_path: Path, name: str) -> None:
     stand_in = dcp_metadata._ALLOWED[name]
     before = {key: getattr(stand_in, key, None) for key in ("_call", "fields", "name", "dtype", "evil")}
     module, _, leaf = name.rpartition(".")
@@ -64,7 +66,7 @@ def test_stand_ins_cannot_be_changed(tmp_path, name):
 NEST = 10_000
 
 
-def nested(found):
+def nested(found: Any) -> bytes:
     """The pickle of an object in which the text `NEST` is a list in a list in a list …"""
     deep = b"]" * NEST + b"a" * (NEST - 1)
     text = b"X\x04\x00\x00\x00NEST"
@@ -85,7 +87,7 @@ def nested(found):
         (lambda found: setattr(found.state_dict_metadata["w"], "size", "NEST"), "a shape of 'w' is none"),
     ],
 )
-def test_nests(small, tmp_path, change, message):
+def test_nests(small: Path, tmp_path: Path, change: Callable[..., Any], message: str) -> None:
     directory = copied(small, tmp_path)
     found = pickle.loads((directory / ".metadata").read_bytes())
     change(found)
@@ -93,7 +95,7 @@ def test_nests(small, tmp_path, change, message):
     refused(directory, message, file=None if "of dtype" in message else ".metadata", tensor="w")
 
 
-def test_nests_of_other_kinds(small, tmp_path):
+def test_nests_of_other_kinds(small: Path, tmp_path: Path) -> None:
     directory = copied(small, tmp_path)
     (directory / ".metadata").write_bytes(b"\x80\x02" + b"]" * NEST + b"a" * (NEST - 1) + b".")
     refused(directory, "cannot be right: it is not the metadata of a checkpoint", file=".metadata")
@@ -101,13 +103,13 @@ def test_nests_of_other_kinds(small, tmp_path):
     refused(directory, "cannot be read: ", file=".metadata")
 
 
-def test_metadata_that_is_too_large(small, tmp_path, monkeypatch):
+def test_metadata_that_is_too_large(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dcp_metadata, "LARGEST", 100)
     with pytest.raises(CheckpointError, match="too large for the metadata of a checkpoint"):
         read(small)
 
 
-def test_truncated_anywhere(small, tmp_path):
+def test_truncated_anywhere(small: Path, tmp_path: Path) -> None:
     for name in (".metadata", "__0_0.distcp"):
         whole = (small / name).read_bytes()
         directory = tmp_path / name.strip(".")
@@ -117,13 +119,15 @@ def test_truncated_anywhere(small, tmp_path):
             (directory / name).write_bytes(whole[:length])
             with pytest.raises(CheckpointError) as caught:
                 read(directory)
-            assert Path(caught.value.file).name == name
+            assert Path(caught.value.file or "").name == name
             assert caught.value.hint
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_changed_bytes_are_refused_or_change_nothing_unsafe(small, tmp_path_factory, data):
+def test_changed_bytes_are_refused_or_change_nothing_unsafe(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
     directory = copied(small, tmp_path_factory.mktemp("changed"))
     path = directory / data.draw(st.sampled_from([".metadata", "__0_0.distcp"]))
     content = bytearray(path.read_bytes())

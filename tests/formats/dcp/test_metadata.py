@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from tests.formats.dcp.files import MODEL, attribute, copied, moved, of_dtype, p
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
-def test_saves_that_did_not_finish(tmp_path):
+def test_saves_that_did_not_finish(tmp_path: Path) -> None:
     directory = save(tmp_path / "x", {"model": MODEL})
     (directory / ".metadata").rename(tmp_path / "metadata")
     error = refused(directory, "holds *.distcp files but no .metadata")
@@ -28,8 +31,8 @@ def test_saves_that_did_not_finish(tmp_path):
     refused(directory, message, file=".metadata", tensor=first)
 
 
-def cut(*chunks):
-    def change(found):
+def cut(*chunks: tuple[tuple[int, ...], tuple[int, ...]]) -> Callable[..., Any]:
+    def change(found: Any) -> None:
         found.state_dict_metadata["w"].chunks = [
             metadata.ChunkStorageMetadata(torch.Size(starts), torch.Size(sizes)) for starts, sizes in chunks
         ]
@@ -37,25 +40,25 @@ def cut(*chunks):
     return change
 
 
-def of_size(*size):
-    def change(found):
+def of_size(*size: int) -> Callable[..., Any]:
+    def change(found: Any) -> None:
         found.state_dict_metadata["w"].size = torch.Size(size)
         cut(((0,) * len(size), size))(found)
 
     return change
 
 
-def elsewhere(found):
+def elsewhere(found: Any) -> None:
     index = place_of(found)
     found.storage_data[metadata.MetadataIndex("w", [1, 0])] = found.storage_data.pop(index)
 
 
-def unhashable(found):
+def unhashable(found: Any) -> None:
     object.__setattr__(place_of(found), "fqn", [])
     object.__setattr__(place_of(found, []), "offset", [])
 
 
-def one_name(found):
+def one_name(found: Any) -> None:
     found.planner_data["other"] = found.planner_data["w"]
 
 
@@ -96,7 +99,9 @@ LIES = [
 
 
 @pytest.mark.parametrize(("change", "message"), LIES)
-def test_metadata_that_lies_about_a_tensor(small, tmp_path, change, message):
+def test_metadata_that_lies_about_a_tensor(
+    small: Path, tmp_path: Path, change: Callable[..., Any], message: str
+) -> None:
     file = None if "of dtype" in message else ".metadata"  # a tensor that is no plain array may be dropped
     refused(rewritten(copied(small, tmp_path), change), message, file=file, tensor="w")
 
@@ -111,21 +116,21 @@ def test_metadata_that_lies_about_a_tensor(small, tmp_path, change, message):
         (unhashable, "a piece of 'w' is nowhere"),
     ],
 )
-def test_metadata_that_is_no_such_thing(small, tmp_path, change, message):
+def test_metadata_that_is_no_such_thing(small: Path, tmp_path: Path, change: Callable[..., Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         read(rewritten(copied(small, tmp_path), change))
     assert caught.value.hint
 
 
-def test_two_tensors_of_one_name(small, tmp_path):
+def test_two_tensors_of_one_name(small: Path, tmp_path: Path) -> None:
     directory = save(tmp_path / "x", {"w": torch.ones(2), "other": torch.zeros(2)})
     refused(rewritten(directory, one_name), "'w' and 'other' have one name", file=".metadata", tensor="w")
     directory = save(tmp_path / "y", {"w": torch.ones(2), "_orig_mod.w": torch.zeros(2)})
     refused(directory, "has 'w' twice, once with a prefix", tensor="w")
 
 
-def test_names_that_are_no_unicode(small, tmp_path):
-    def change(found):
+def test_names_that_are_no_unicode(small: Path, tmp_path: Path) -> None:
+    def change(found: Any) -> None:
         found.planner_data["w"] = ("\ud800",)
 
     refused(rewritten(copied(small, tmp_path), change), "which is not one in Unicode", tensor="\ud800")
@@ -147,5 +152,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize(("change", "message"), PIECES)
-def test_metadata_that_does_not_fit_its_files(small, tmp_path, change, message):
+def test_metadata_that_does_not_fit_its_files(
+    small: Path, tmp_path: Path, change: Callable[..., Any], message: str
+) -> None:
     refused(rewritten(copied(small, tmp_path), change), message, file="__0_0.distcp", tensor="w")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,12 +45,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
         (blob(GRID.T), "that is not 4×5 of float32, as the metadata says"),
     ],
 )
-def test_pieces_that_are_something_else(small, tmp_path, value, message):
+def test_pieces_that_are_something_else(small: Path, tmp_path: Path, value: Any, message: str) -> None:
     value = value() if callable(value) else value  # what warns is made inside the test
     refused(with_piece(small, tmp_path, value), f"holds a piece of 'w' {message}", file="other.distcp", tensor="w")
 
 
-def test_a_piece_in_other_orders(small, tmp_path):
+def test_a_piece_in_other_orders(small: Path, tmp_path: Path) -> None:
     for number, view in enumerate((GRID.T.contiguous().T, torch.stack([GRID, GRID + 1])[1], compressed)):
         (tmp_path / str(number)).mkdir()
         value = compressed(blob(GRID), zipfile.ZIP_STORED) if view is compressed else blob(view)
@@ -56,7 +58,7 @@ def test_a_piece_in_other_orders(small, tmp_path):
         assert contents(read(with_piece(small, tmp_path / str(number), value)))["w"] == expected["w"]
 
 
-def test_strides_that_say_nothing(tmp_path):
+def test_strides_that_say_nothing(tmp_path: Path) -> None:
     odd = torch.arange(20.0).as_strided((1, 4, 5), (1 << 62, 1, 4))
     directory = save(tmp_path / "x", {"w": odd.contiguous()})
     data = blob(odd)
@@ -65,7 +67,7 @@ def test_strides_that_say_nothing(tmp_path):
     assert contents(read(directory)) == plain({"w": odd})
 
 
-def test_pieces_in_safetensors(tmp_path):
+def test_pieces_in_safetensors(tmp_path: Path) -> None:
     writer = filesystem.FileSystemWriter(tmp_path / "x", serialization_format=SerializationFormat.SAFETENSORS)
     save(tmp_path / "x", {"w": GRID}, storage_writer=writer)
     error = refused(tmp_path / "x", "that is not as torch.save writes it", file="__0_0.distcp", tensor="w")

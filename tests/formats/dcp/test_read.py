@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 # ---- what torch loads
 
 
-def test_a_model_with_its_optimizer(tmp_path):
+def test_a_model_with_its_optimizer(tmp_path: Path) -> None:
     train = {"step": 7, "losses": [1.0, 2.0]}
     directory = save(tmp_path / "step-7", {"model": MODEL, "optim": STATE, "train_state": train})
     weights = read(directory)
@@ -38,7 +40,7 @@ DTYPES_OF_TORCH = (
 )
 
 
-def test_every_dtype_and_layout(tmp_path):
+def test_every_dtype_and_layout(tmp_path: Path) -> None:
     grid = torch.arange(210.0).reshape(5, 6, 7)
     state = {str(dtype): torch.randint(0, 255, (48,), dtype=torch.uint8).view(dtype) for dtype in DTYPES_OF_TORCH[:4]}
     state |= {str(dtype): torch.arange(3).to(dtype) for dtype in DTYPES_OF_TORCH[4:]}
@@ -60,10 +62,10 @@ def test_every_dtype_and_layout(tmp_path):
 
 
 class App(dcp.stateful.Stateful):
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"model": MODEL, "optim": STATE, "epoch": 2}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Any) -> None:
         raise NotImplementedError
 
 
@@ -102,7 +104,7 @@ NOTED = {
 
 
 @pytest.mark.parametrize("layout", NOTED)
-def test_where_trainers_put_the_model(tmp_path, layout):
+def test_where_trainers_put_the_model(tmp_path: Path, layout: str) -> None:
     state, notes = NOTED[layout]
     weights = read(save(tmp_path / "x", state))
     assert contents(weights) == plain(MODEL)
@@ -110,7 +112,7 @@ def test_where_trainers_put_the_model(tmp_path, layout):
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "app.model."])
-def test_names_without_a_record_of_their_keys(tmp_path, prefix):
+def test_names_without_a_record_of_their_keys(tmp_path: Path, prefix: str) -> None:
     state = {f"{prefix}{name}": value for name, value in MODEL.items()}
     state |= {f"{prefix.removesuffix('model.')}optim.state.{name}": value for name, value in MODEL.items()}
     weights = read(saved_flat(tmp_path / "x", state))
@@ -118,7 +120,7 @@ def test_names_without_a_record_of_their_keys(tmp_path, prefix):
     assert "leaves out optim, by name a trainer's and not the model's" in weights.notes
 
 
-def test_names_that_look_like_keys(tmp_path):
+def test_names_that_look_like_keys(tmp_path: Path) -> None:
     names = ("model.embed.weight", "model.sampler.weight", "model.optim.weight")
     state = {name: torch.full((2,), float(n)) for n, name in enumerate(names)}
     assert contents(read(save(tmp_path / "a", {"model": state}))) == plain(state)
@@ -130,7 +132,7 @@ def test_names_that_look_like_keys(tmp_path):
     )
 
 
-def test_a_key_that_is_asked_for(tmp_path):
+def test_a_key_that_is_asked_for(tmp_path: Path) -> None:
     ema = {name: value + 1 for name, value in MODEL.items()}
     directory = save(tmp_path / "x", {"model": MODEL, "ema": {**ema, **EXTRA}, "sub": {"ema": ema}})
     error = refused(directory, "holds raw weights (model) and their EMA (ema)")
@@ -159,17 +161,17 @@ def test_a_key_that_is_asked_for(tmp_path):
         ({"g": {"w": torch.ones(2)}, "d": {"w": torch.ones(2)}}, "holds several state dicts: weights lie under g, d"),
     ],
 )
-def test_checkpoints_that_do_not_say_which_is_the_model(tmp_path, state, message):
+def test_checkpoints_that_do_not_say_which_is_the_model(tmp_path: Path, state: dict[str, Any], message: str) -> None:
     refused(save(tmp_path / "x", state), message)
 
 
-def test_a_tensor_at_the_top_beside_the_model(tmp_path):
+def test_a_tensor_at_the_top_beside_the_model(tmp_path: Path) -> None:
     weights = read(save(tmp_path / "x", {"model": MODEL, "epoch": torch.ones(()), "codes": torch.ones(3)}))
     assert contents(weights) == plain(MODEL)
     assert weights.notes == ("leaves out what lies at the top, under no key of weights: codes",)
 
 
-def test_an_ema_inside_the_names(tmp_path):
+def test_an_ema_inside_the_names(tmp_path: Path) -> None:
     directory = save(tmp_path / "x", {"net.w": torch.ones(2), "model_ema.w": torch.zeros(2)})
     refused(directory, "holds raw weights (without model_ema.*) and their EMA (model_ema.*)")
     assert contents(read(directory, source="raw")) == plain({"net.w": torch.ones(2)})
@@ -239,7 +241,7 @@ WORKER = """
 """
 
 
-def test_shards_of_two_processes(tmp_path):
+def test_shards_of_two_processes(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
     workers = [subprocess.Popen([sys.executable, script, str(rank), tmp_path]) for rank in range(2)]
@@ -269,12 +271,12 @@ def test_shards_of_two_processes(tmp_path):
 # ---- what is read
 
 
-def test_a_large_directory_is_read_at_its_headers(tmp_path):
+def test_a_large_directory_is_read_at_its_headers(tmp_path: Path) -> None:
     state = {f"layers.{n}.weight": torch.randn(150, 150) for n in range(20)} | {"small": torch.ones(3)}
     directory = save(tmp_path / "x", {"model": state, "optim": {"w": torch.randn(1000, 1000)}})
     with open(directory / "__0_0.distcp", "r+b") as file:
         file.truncate(1 << 40)
-    log = []
+    log: list[tuple[str, int, int]] = []
     tracemalloc.start()
     try:
         weights = read(directory, log)
@@ -287,7 +289,7 @@ def test_a_large_directory_is_read_at_its_headers(tmp_path):
     assert sum(count for _, _, count in log) < 21 * 71_000
 
 
-def test_torch_is_not_imported(tmp_path):
+def test_torch_is_not_imported(tmp_path: Path) -> None:
     directory = save(tmp_path / "x", {"model": MODEL})
     program = (
         "import sys; from pathlib import Path; from belay_cli.checkpoints import open_checkpoint;"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.formats.dcp.files import MODEL, contents, plain, read, rewritten, sav
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
-def test_the_classes_of_other_writers(tmp_path):
+def test_the_classes_of_other_writers(tmp_path: Path) -> None:
     directory = rewritten(save(tmp_path / "a", MODEL), lambda _: None, protocol=2)
     text = (directory / ".metadata").read_bytes()
     own = b"ctorch.distributed.checkpoint.filesystem\n_StorageInfo\n"
@@ -32,14 +34,14 @@ def test_the_classes_of_other_writers(tmp_path):
 class ByName(pickle.Pickler):
     """Members of enumerations as Python 3.11.0 pickled them."""
 
-    def reducer_override(self, value):
+    def reducer_override(self, value: Any) -> Any:
         if isinstance(value, metadata._MEM_FORMAT_ENCODING):
             return getattr, (type(value), value.name)
         return NotImplemented
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_enumerations_of_python_3_11(tmp_path, protocol):
+def test_enumerations_of_python_3_11(tmp_path: Path, protocol: int) -> None:
     directory = save(tmp_path / "x", MODEL)
     found = pickle.loads((directory / ".metadata").read_bytes())
     with open(directory / ".metadata", "wb") as file:
@@ -47,7 +49,7 @@ def test_enumerations_of_python_3_11(tmp_path, protocol):
     assert contents(read(directory)) == plain(MODEL)
 
 
-def test_files_with_several_writers_and_strange_names(tmp_path):
+def test_files_with_several_writers_and_strange_names(tmp_path: Path) -> None:
     state = {
         "ü.weight": torch.ones(2),
         "a/b\\c": torch.zeros(3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -11,14 +12,14 @@ from belay_cli.errors import CheckpointError
 from tests.formats.torch.files import archived, lying_tensor, pickled, read, refused, saved, sd
 
 
-def test_records_of_big_endian_machines(tmp_path):
+def test_records_of_big_endian_machines(tmp_path: Path) -> None:
     records = [("data/0", bytes(16)), ("byteorder", b"big")]
     path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}), records)
     refused(path, "holds numbers in the byte order 'big'")
     refused(archived(tmp_path / "b.pt", pickled({}), [("byteorder", b"x" * 100)]), "'byteorder' has 100 bytes")
 
 
-def test_compressed_and_encrypted_records(tmp_path):
+def test_compressed_and_encrypted_records(tmp_path: Path) -> None:
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}), compression=method)
         refused(path, "is compressed ('x/data.pkl'), which torch.save never does")
@@ -31,7 +32,7 @@ def test_compressed_and_encrypted_records(tmp_path):
     refused(path, "is encrypted")
 
 
-def test_a_record_that_says_it_is_a_directory(tmp_path):
+def test_a_record_that_says_it_is_a_directory(tmp_path: Path) -> None:
     path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}))
     content = bytearray(path.read_bytes())
     content[content.rindex(b"PK\x01\x02") + 38] |= 0x10
@@ -39,7 +40,7 @@ def test_a_record_that_says_it_is_a_directory(tmp_path):
     refused(path, "'x/data/0' is stored in a way that torch does not use")
 
 
-def test_records_twice_or_elsewhere(tmp_path):
+def test_records_twice_or_elsewhere(tmp_path: Path) -> None:
     data = pickled({"w": lying_tensor()})
     refused(archived(tmp_path / "a.pt", data, [("data/0", bytes(16)), ("data/0", bytes(16))]), "have one name")
     with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
@@ -72,7 +73,7 @@ END = {
     ("magic", "name"),
     [*((b"PK\x01\x02", n) for n in CENTRAL), *((b"PK\x03\x04", n) for n in LOCAL), *((b"PK\x05\x06", n) for n in END)],
 )
-def test_numbers_of_the_archive_that_lie(tmp_path, magic, name, by):
+def test_numbers_of_the_archive_that_lie(tmp_path: Path, magic: bytes, name: str, by: int) -> None:
     path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}), [("data/0", bytes(16)), ("version", b"3")])
     content = bytearray(path.read_bytes())
     place, code = {b"PK\x01\x02": CENTRAL, b"PK\x03\x04": LOCAL, b"PK\x05\x06": END}[magic][name]
@@ -85,7 +86,7 @@ def test_numbers_of_the_archive_that_lie(tmp_path, magic, name, by):
         read(path)
 
 
-def test_more_or_less_at_the_end(tmp_path):
+def test_more_or_less_at_the_end(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", sd())
     content = path.read_bytes()
     (tmp_path / "b.pt").write_bytes(content + b"1")
@@ -94,7 +95,7 @@ def test_more_or_less_at_the_end(tmp_path):
     refused(tmp_path / "c.pt", "is a zip archive that cannot be right")
 
 
-def test_truncated_anywhere(tmp_path):
+def test_truncated_anywhere(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"state_dict": sd(), "x": list(range(1000))})
     content = path.read_bytes()
     for cut in range(0, len(content), len(content) // 60):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import struct
 import time
+from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from tests.formats.torch.files import (
@@ -22,13 +25,13 @@ from tests.formats.torch.files import (
 )
 
 
-def quickly(path, message):
+def quickly(path: Path, message: str) -> None:
     begin = time.monotonic()
     refused(path, message)
     assert time.monotonic() - begin < 20
 
 
-def test_nests(tmp_path):
+def test_nests(tmp_path: Path) -> None:
     deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
     quickly(archived(tmp_path / "a.pt", deep), "holds a list")
     tuples = (
@@ -43,11 +46,11 @@ def test_nests(tmp_path):
     quickly(archived(tmp_path / "c.pt", dicts), "holds no state dict")
 
 
-def test_cycles_and_shared_parts(tmp_path):
-    loop = {}
+def test_cycles_and_shared_parts(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {}
     loop["model"] = loop
     quickly(saved(tmp_path / "a.pt", loop), "holds no state dict; its keys are: model")
-    level = [0]
+    level: Any = [0]
     for _ in range(60):  # 2⁶⁰ paths, 60 objects
         level = [level, level]
     assert_same(read(saved(tmp_path / "b.pt", {**sd(), "x": level})), sd())
@@ -57,11 +60,11 @@ def test_cycles_and_shared_parts(tmp_path):
     quickly(saved(tmp_path / "c.pt", level), "holds no state dict")
     shared = {"w": torch.zeros(1), "x": [[{}] * 1000] * 1000}  # 10⁶ paths, seen from 10⁴ keys
     assert_same(read(saved(tmp_path / "e.pt", {"model": sd(), **{f"k{i}": shared for i in range(10_000)}})), sd())
-    wide = {str(i): {str(j): {} for j in range(300)} for i in range(300)}
+    wide: dict[str, Any] = {str(i): {str(j): {} for j in range(300)} for i in range(300)}
     quickly(saved(tmp_path / "d.pt", wide), "holds no state dict")
 
 
-def test_names_that_would_take_long(tmp_path):
+def test_names_that_would_take_long(tmp_path: Path) -> None:
     long = {"module." * 100_000 + "w": torch.ones(2), "ema." * 100_000: torch.ones(3)}
     assert len(read(saved(tmp_path / "a.pt", long)).tensors) == 2
     many = {f"ema_{i}.{j}": torch.ones(1) for i in range(1000) for j in range(5)}
@@ -71,7 +74,7 @@ def test_names_that_would_take_long(tmp_path):
     quickly(archived(tmp_path / "c.pt", b"\x80\x02" + identity + b"."), "asks for something that is no storage")
 
 
-def test_calls_that_would_copy_a_lot(tmp_path):
+def test_calls_that_would_copy_a_lot(tmp_path: Path) -> None:
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     encode = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"q\x01X\x06\x00\x00\x00latin1q\x020]("
     quickly(archived(tmp_path / "a.pt", encode + b"h\x00h\x01h\x02\x86R" * 20_000 + b"e."), "holds a list")
@@ -79,19 +82,19 @@ def test_calls_that_would_copy_a_lot(tmp_path):
     quickly(archived(tmp_path / "b.pt", fill), "holds an object")
 
 
-def test_a_pickle_that_is_too_large(tmp_path, monkeypatch):
+def test_a_pickle_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("belay_cli.formats.torch.objects.LARGEST", 100)
     refused(archived(tmp_path / "a.pt", bytes(101)), "'data.pkl' has 101 bytes, and 100 are the most")
 
 
-def test_a_huge_sparse_file(tmp_path):
+def test_a_huge_sparse_file(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"PK\x03\x04")
     os.truncate(path, 1 << 40)
     quickly(path, "is cut short")
 
 
-def test_a_directory_that_is_too_large(tmp_path):
+def test_a_directory_that_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"PK\x03\x04")
     os.truncate(path, 1 << 31)
@@ -100,7 +103,7 @@ def test_a_directory_that_is_too_large(tmp_path):
     quickly(path, "its directory has 2147483648 bytes from byte 0 on")
 
 
-def test_records_beyond_four_gigabytes(tmp_path):
+def test_records_beyond_four_gigabytes(tmp_path: Path) -> None:
     """A sparse file whose first record is larger than 32 bits can say, so that the next one lies beyond them."""
     count = (1 << 32) + 8
     path = tmp_path / "a.pt"

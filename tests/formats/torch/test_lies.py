@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +29,10 @@ from tests.formats.torch.files import (
     sd,
     tensor_bytes,
 )
+from tests.reading import Found
 
 
-def test_a_file_made_by_hand_is_read(tmp_path):
+def test_a_file_made_by_hand_is_read(tmp_path: Path) -> None:
     path = archived(tmp_path / "a.pt", pickled({"w": lying_tensor()}))
     assert_same(read(path), {"w": torch.zeros(4)})
     path = archived(tmp_path / "b.pt", pickled({"w": lying_tensor()}), [("data/0", bytes(18))])
@@ -37,7 +40,7 @@ def test_a_file_made_by_hand_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt"])
-def test_a_payload_does_not_run(tmp_path, suffix):
+def test_a_payload_does_not_run(tmp_path: Path, suffix: str) -> None:
     made = tmp_path / "made"
     payloads = [Lie(os.mkdir, str(made)), Lie(eval, "1"), Lie(exec, "1"), Lie(getattr, 1, "x"), Lie(os.system, "true")]
     for number, payload in enumerate(payloads):
@@ -49,25 +52,25 @@ def test_a_payload_does_not_run(tmp_path, suffix):
     assert "__builtin__.eval, __builtin__.exec, __builtin__.getattr, posix.mkdir, posix.system" in error.message
 
 
-def test_a_whole_module_is_refused_by_name(tmp_path):
+def test_a_whole_module_is_refused_by_name(tmp_path: Path) -> None:
     error = refused(saved(tmp_path / "a.pt", torch.nn.Linear(2, 2)), "torch.nn.modules.linear.Linear")
     assert "save the weights alone" in error.hint
 
 
-def test_many_and_strange_names(tmp_path):
+def test_many_and_strange_names(tmp_path: Path) -> None:
     body = b"".join(b"cmodule%d\nname\n0" % i for i in range(50))
     refused(archived(tmp_path / "a.pt", b"\x80\x02" + body + b"N."), "and 45 more")
     strange = b"\x80\x04\x8c\x02a\n\x8c\x03b\x1b]\x93."
     refused(archived(tmp_path / "b.pt", strange), r"it would import 'a\n.b\x1b]'")
 
 
-def test_names_with_backslashes(tmp_path):
+def test_names_with_backslashes(tmp_path: Path) -> None:
     refused(archived(tmp_path / "a.pt", b"\x80\x02c\\os\nsystem\n."), "it would import")
     # Python's scan and its unpickler read such a name differently; both have to allow it.
     refused(archived(tmp_path / "b.pt", b"\x80\x02ctorch\n\\x53ize\n."), "it would import")
 
 
-def test_stand_ins_cannot_be_changed(tmp_path):
+def test_stand_ins_cannot_be_changed(tmp_path: Path) -> None:
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
     for state in (
         b"}X\x01\x00\x00\x00aK\x01s",
@@ -122,18 +125,20 @@ def test_stand_ins_cannot_be_changed(tmp_path):
         ),
     ],
 )
-def test_pickles_that_lie(tmp_path, value, message):
+def test_pickles_that_lie(tmp_path: Path, value: Any, message: str) -> None:
     assert message in refused(archived(tmp_path / "a.pt", pickled({"w": value})), "has a data.pkl").message
 
 
-def test_names_that_are_no_unicode(tmp_path):
+def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     data = b"\x80\x02}X\x03\x00\x00\x00\xed\xa0\x80" + pickled(lying_tensor())[2:-1] + b"s."
     refused(archived(tmp_path / "a.pt", data), "which is not one in Unicode")
 
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_a_changed_byte_is_refused_or_changes_nothing_unsafe(tmp_path_factory, data):
+def test_a_changed_byte_is_refused_or_changes_nothing_unsafe(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
     directory = tmp_path_factory.mktemp("changed")
     path = saved(directory / "a.pt", {"w": torch.arange(6.0).reshape(2, 3), "t": torch.arange(6).reshape(2, 3).t()})
     content = bytearray(path.read_bytes())
@@ -148,7 +153,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing_unsafe(tmp_path_factory, d
         _agrees_with_torch(path, found)
 
 
-def _agrees_with_torch(path, found):
+def _agrees_with_torch(path: Path, found: Found) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -162,7 +167,7 @@ def _agrees_with_torch(path, found):
 
 
 @given(st.binary(max_size=300))
-def test_any_pickle_is_refused_or_read(tmp_path_factory, noise):
+def test_any_pickle_is_refused_or_read(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
     path = archived(tmp_path_factory.mktemp("noise") / "a.pt", b"\x80\x02" + noise)
     with contextlib.suppress(CheckpointError):
         read(path)

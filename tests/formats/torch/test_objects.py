@@ -19,6 +19,9 @@ import types
 import uuid
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,23 +31,23 @@ from belay_cli.formats.contents import Unreadable
 from belay_cli.formats.restricted_pickle import ForbiddenNames
 from belay_cli.formats.torch.archive import open_archive
 from belay_cli.formats.torch.hidden import holds_tensors
-from belay_cli.formats.torch.objects import read_object, read_pickle
+from belay_cli.formats.torch.objects import Pickled, read_object, read_pickle
 from belay_cli.formats.unknown import Unknown
 from belay_cli.storage.files import StoredFile, open_file
 from tests.formats.torch.files import Claim, Lie, archived, assert_same, pickled, read, refused, saved
 
 
-def sd(seed=0):
+def sd(seed: int = 0) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     return {name: torch.randn(2, 3, generator=g) for name in ("a.weight", "a.bias", "b.weight")}
 
 
-def objects(path):
+def objects(path: Path) -> Pickled:
     with open_file(path) as opened:
         return read_object(open_archive(StoredFile(path, opened.size), opened.read_at))
 
 
-def fake(monkeypatch, full, *bases):
+def fake(monkeypatch: pytest.MonkeyPatch, full: str, *bases: type[Any]) -> Any:
     """A class of a library that is not installed, under its real name, while a file is saved."""
     module, _, name = full.rpartition(".")
     places = module.split(".")
@@ -58,7 +61,7 @@ def fake(monkeypatch, full, *bases):
     return getattr(sys.modules[module], name)
 
 
-def filled(cls, **attributes):
+def filled(cls: type[Any], **attributes: Any) -> Any:
     made = cls()
     made.__dict__.update(attributes)
     return made
@@ -121,7 +124,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_lies_beside_the_weights_is_not_in_the_way(tmp_path, name, protocol):
+def test_what_lies_beside_the_weights_is_not_in_the_way(tmp_path: Path, name: str, protocol: int) -> None:
     path = tmp_path / "a.pt"
     value = {"epoch": 3, "args": PLAIN[name], "deep": [{"x": (PLAIN[name], 1)}], "model": sd()}
     torch.save(value, path, pickle_protocol=protocol)
@@ -132,7 +135,7 @@ def test_what_lies_beside_the_weights_is_not_in_the_way(tmp_path, name, protocol
     assert not holds_tensors({key: value for key, value in found.root.items() if key != "model"})
 
 
-def test_what_is_not_understood_is_named(tmp_path):
+def test_what_is_not_understood_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"model": sd(), "args": argparse.Namespace(out=pathlib.PosixPath("x"))})
     found = objects(path)
     assert found.unknown == ("argparse.Namespace", "pathlib.PosixPath")
@@ -147,12 +150,12 @@ def test_what_is_not_understood_is_named(tmp_path):
     assert objects(saved(tmp_path / "c.pt", {"model": sd()})).unknown == ()
 
 
-def test_a_defaultdict_is_a_dict(tmp_path):
+def test_a_defaultdict_is_a_dict(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"model": collections.defaultdict(list, sd())})
     assert_same(read(path), sd())
 
 
-def omegaconf(monkeypatch, content):
+def omegaconf(monkeypatch: pytest.MonkeyPatch, content: dict[str, int]) -> Any:
     """A DictConfig as omegaconf 2.3 pickles it."""
     names = ("dictconfig.DictConfig", "base.ContainerMetadata", "base.Metadata", "nodes.AnyNode")
     config, meta, leaf_meta, node = (fake(monkeypatch, f"omegaconf.{name}") for name in names)
@@ -166,7 +169,7 @@ def omegaconf(monkeypatch, content):
     return made
 
 
-def trainers(monkeypatch):
+def trainers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, Any]]]:
     """Checkpoints as trainers write them: name -> the object, and where its state dict lies."""
     namespace = argparse.Namespace(lr=0.1, save_dir=pathlib.PosixPath("x"))
     history = filled(fake(monkeypatch, "mmengine.logging.history_buffer.HistoryBuffer"), _log_history=np.arange(3.0))
@@ -188,26 +191,26 @@ def trainers(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["timm", "fairseq", "icefall", "mmengine", "megatron", "hydra"])
-def test_checkpoints_of_trainers(tmp_path, monkeypatch, name):
+def test_checkpoints_of_trainers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = saved(tmp_path / "a.pt", dict(trainers(monkeypatch))[name])
     monkeypatch.undo()
     assert_same(read(path), sd())
     assert "does not understand" in read(path).notes[-1]
 
 
-def test_hyper_parameters_of_lightning(tmp_path):
+def test_hyper_parameters_of_lightning(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
 
-    class Model(lightning.LightningModule):
-        def __init__(self, options, out, stage):
+    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self, options: Any, out: Path, stage: Stage) -> None:
             super().__init__()
             self.save_hyperparameters()
             self.layer = torch.nn.Linear(2, 1)
 
-        def training_step(self, batch):
+        def training_step(self, batch: torch.Tensor) -> Any:
             return self.layer(batch).sum()
 
-        def configure_optimizers(self):
+        def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.1)
 
     options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -215,7 +218,8 @@ def test_hyper_parameters_of_lightning(tmp_path):
     model = Model(argparse.Namespace(a=1), pathlib.PosixPath("x"), Stage.TRAIN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(model, torch.utils.data.DataLoader(torch.randn(4, 2), batch_size=1))
+        rows: Any = torch.randn(4, 2)
+        trainer.fit(model, torch.utils.data.DataLoader(rows, batch_size=1))
         trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert_same(read(tmp_path / "a.ckpt"), model.state_dict())
     assert read(tmp_path / "a.ckpt").step == 2
@@ -225,7 +229,7 @@ def test_hyper_parameters_of_lightning(tmp_path):
 # ---- weights that only an unknown object leads to
 
 
-def test_a_module_is_still_refused(tmp_path):
+def test_a_module_is_still_refused(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2))
     for value in (
         module,
@@ -238,7 +242,7 @@ def test_a_module_is_still_refused(tmp_path):
         assert "torch.save(model.state_dict(), path)" in error.hint
 
 
-def test_weights_in_a_dict_of_an_unknown_class(tmp_path, monkeypatch):
+def test_weights_in_a_dict_of_an_unknown_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     easy = fake(monkeypatch, "easydict.EasyDict", dict)
     path = saved(tmp_path / "a.pt", {"model": easy(sd()), "epoch": 1})
     refused(path, "needs more than weights to be read: it would import easydict.EasyDict")
@@ -252,7 +256,7 @@ def test_weights_in_a_dict_of_an_unknown_class(tmp_path, monkeypatch):
     assert_same(read(config), sd())
 
 
-def test_an_entry_that_may_be_a_tensor_is_refused(tmp_path, monkeypatch):
+def test_an_entry_that_may_be_a_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = fake(monkeypatch, "mmengine.BaseTensor", torch.Tensor)
     special = torch.randn(2).as_subclass(tensor)
     for number, value in enumerate((special, torch.nn.Parameter(special), np.arange(3.0), argparse.Namespace(w=1))):
@@ -268,7 +272,7 @@ def test_an_entry_that_may_be_a_tensor_is_refused(tmp_path, monkeypatch):
     assert_same(read(state), sd())
 
 
-def test_a_tensor_of_a_rank(tmp_path, monkeypatch):
+def test_a_tensor_of_a_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sharded = fake(monkeypatch, "torch.distributed._shard.sharded_tensor.api.Sharded")
     refused(
         saved(tmp_path / "a.pt", {**sd(), "x": sharded()}), "'x' is of a class that belay does not know: torch.distr"
@@ -277,14 +281,14 @@ def test_a_tensor_of_a_rank(tmp_path, monkeypatch):
     assert "full_state_dict=True" in error.hint
 
 
-def test_a_dtype_that_torch_will_have(tmp_path):
+def test_a_dtype_that_torch_will_have(tmp_path: Path) -> None:
     claim = Claim(kind=torch.storage.UntypedStorage, numel=16)
     data = pickled({"w": Lie(torch._utils._rebuild_tensor_v3, claim, 0, (4,), (1,), False, OrderedDict(), torch.int8)})
     path = archived(tmp_path / "a.pt", data.replace(b"ctorch\nint8\n", b"ctorch\nint9\n"))
     refused(path, "'w' is of a dtype that belay does not know: 'torch.int9'")
 
 
-def test_pieces_may_have_nothing_unknown(tmp_path):
+def test_pieces_may_have_nothing_unknown(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", [pathlib.PosixPath("x")])
     with open_file(path) as opened:
         archive = open_archive(StoredFile(path, opened.size), opened.read_at)
@@ -292,7 +296,7 @@ def test_pieces_may_have_nothing_unknown(tmp_path):
             read_pickle(archive, archive.read("data.pkl", 1 << 20))
 
 
-def test_tensors_are_found_wherever_they_hide():
+def test_tensors_are_found_wherever_they_hide() -> None:
     hidden = Unknown("a.B", [({"x": Unknown("c.D", (Unreadable("sparse"),))},)])
     loop: list[object] = []
     loop.append(Unknown("a.B", loop))

@@ -7,6 +7,9 @@ import pickle
 import struct
 import warnings
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ from tests.formats.torch.files import assert_same, read, refused, saved, sd
         (lambda: torch.ones(2, dtype=torch.complex32), "'w' is of dtype complex32"),
     ],
 )
-def test_tensors_that_are_no_plain_arrays(tmp_path, make, message):
+def test_tensors_that_are_no_plain_arrays(tmp_path: Path, make: Callable[..., Any], message: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         value = make()
@@ -63,12 +66,12 @@ def test_tensors_that_are_no_plain_arrays(tmp_path, make, message):
         (bytes(range(256)) * 4, "is not a torch file", "torch.save"),
     ],
 )
-def test_files_that_are_something_else(tmp_path, content, message, mend):
+def test_files_that_are_something_else(tmp_path: Path, content: bytes, message: str, mend: str) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     assert mend in refused(tmp_path / "a.pt", message).hint
 
 
-def test_the_formats_of_old_torch(tmp_path):
+def test_the_formats_of_old_torch(tmp_path: Path) -> None:
     torch.save(sd(), tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     error = refused(tmp_path / "a.pt", "is in torch's format from before version 1.6")
     assert error.hint.endswith("torch.save(torch.load(path, weights_only=True), path)")
@@ -80,10 +83,10 @@ def test_the_formats_of_old_torch(tmp_path):
         refused(tmp_path / "b.pth.tar", message)
 
 
-def test_programs(tmp_path):
+def test_programs(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))  # type: ignore[no-untyped-call]
         torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), tmp_path / "b.pt")
     assert "torch.jit.load(path).state_dict()" in refused(tmp_path / "a.pt", "is a program of TorchScript").hint
     refused(tmp_path / "b.pt", "is a program of torch.export")
@@ -93,7 +96,7 @@ def test_programs(tmp_path):
     ("names", "mend"),
     [(["a.npy", "b.npy"], "numpy"), (["config.json", "model.weights.h5"], "Keras"), (["x/y/data.pkl"], "unpack")],
 )
-def test_other_zip_archives(tmp_path, names, mend):
+def test_other_zip_archives(tmp_path: Path, names: list[str], mend: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         for name in names:
             archive.writestr(name, b"1")

@@ -7,6 +7,8 @@ import sys
 import time
 import warnings
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ from tests.formats.torch.files import assert_same, bytes_of, load, read, saved, 
         "float8_e8m0fnu",
     ],
 )
-def test_every_dtype(tmp_path, name):
+def test_every_dtype(tmp_path: Path, name: str) -> None:
     dtype = getattr(torch, name)
     raw = torch.arange(4 * dtype.itemsize, dtype=torch.uint8) % (2 if name == "bool" else 255)
     path = saved(tmp_path / "a.pt", {"w": raw.view(dtype), "e": torch.empty(0, 3, dtype=dtype)})
@@ -39,7 +41,7 @@ def test_every_dtype(tmp_path, name):
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
-def test_parameters_buffers_scalars_and_views(tmp_path, protocol):
+def test_parameters_buffers_scalars_and_views(tmp_path: Path, protocol: int) -> None:
     base = torch.arange(60.0).reshape(3, 4, 5)
     values = {
         "parameter": torch.nn.Parameter(torch.randn(3, 2)),
@@ -67,15 +69,16 @@ def test_parameters_buffers_scalars_and_views(tmp_path, protocol):
     assert all(isinstance(by_name[name], StoredPieces) for name in ("transposed", "column", "expanded"))
 
 
-def test_parameters_with_attributes(tmp_path):
-    plain, parameter = torch.randn(2), torch.nn.Parameter(torch.randn(3))
+def test_parameters_with_attributes(tmp_path: Path) -> None:
+    plain: Any = torch.randn(2)
+    parameter: Any = torch.nn.Parameter(torch.randn(3))
     plain.note, parameter.note = "a", {"b": 1}
     path = saved(tmp_path / "a.pt", {"plain": plain, "parameter": parameter})
     assert_same(read(path), load(path))
 
 
 @given(data=st.data())
-def test_any_view_of_a_storage(tmp_path_factory, data):
+def test_any_view_of_a_storage(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     shape = data.draw(st.lists(st.integers(0, 4), max_size=4))
     strides = data.draw(st.lists(st.integers(0, 9), min_size=len(shape), max_size=len(shape)))
     offset = data.draw(st.integers(0, 5))
@@ -96,7 +99,7 @@ def test_any_view_of_a_storage(tmp_path_factory, data):
         assert part == bytes_of(tensor)[begin * itemsize : end * itemsize]
 
 
-def test_shared_storage_is_kept_once_and_the_other_names_are_aliases(tmp_path):
+def test_shared_storage_is_kept_once_and_the_other_names_are_aliases(tmp_path: Path) -> None:
     base = torch.randn(4, 3)
     values = {"embed": base, "head": base, "part": base[1:], "turned": base.t(), "again": base.t(), "same": base + 0}
     found = read(saved(tmp_path / "a.pt", values))
@@ -104,7 +107,7 @@ def test_shared_storage_is_kept_once_and_the_other_names_are_aliases(tmp_path):
     assert_same(found, {name: values[name] for name in ("embed", "part", "turned", "same")})
 
 
-def test_a_tied_language_model(tmp_path):
+def test_a_tied_language_model(tmp_path: Path) -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16, n_positions=4))
     path = saved(tmp_path / "pytorch_model.bin", model.state_dict())
     found = read(path)
@@ -114,7 +117,7 @@ def test_a_tied_language_model(tmp_path):
     assert_same(found, expected)
 
 
-def test_an_object_that_is_zipped_again_by_python(tmp_path):
+def test_an_object_that_is_zipped_again_by_python(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {"w": torch.randn(5)})
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
         for name in old.namelist():
@@ -122,7 +125,7 @@ def test_an_object_that_is_zipped_again_by_python(tmp_path):
     assert_same(read(tmp_path / "b.pt"), load(path))
 
 
-def test_without_checksums_and_with_other_alignment(tmp_path):
+def test_without_checksums_and_with_other_alignment(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:
         path = saved(tmp_path / "a.pt", {"w": torch.randn(5)})
@@ -131,13 +134,13 @@ def test_without_checksums_and_with_other_alignment(tmp_path):
     assert_same(read(path), load(path))
 
 
-def test_nothing_but_headers_is_read_and_torch_is_not_imported(tmp_path, monkeypatch):
+def test_nothing_but_headers_is_read_and_torch_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {f"w{i}": torch.zeros(100_000) for i in range(5)}
     path = saved(tmp_path / "a.pt", values)
     reads = []
     read_into = LocalFile.read_into
 
-    def counted(self, buffer, offset):
+    def counted(self: LocalFile, buffer: memoryview, offset: int) -> None:
         reads.append(buffer.nbytes)
         read_into(self, buffer, offset)
 
@@ -152,14 +155,14 @@ def test_nothing_but_headers_is_read_and_torch_is_not_imported(tmp_path, monkeyp
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 0
 
 
-def test_fifty_thousand_tensors(tmp_path):
+def test_fifty_thousand_tensors(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", {f"layers.{i}.weight": torch.zeros(1) for i in range(50_000)})
     begin = time.monotonic()
     assert len(read(path).tensors) == 50_000
     assert time.monotonic() - begin < 60
 
 
-def test_what_is_allowed_is_what_torch_allows_by_default():
+def test_what_is_allowed_is_what_torch_allows_by_default() -> None:
     allowed = {name for name in ALLOWED if not name.startswith("__builtin__.")}
     assert allowed <= set(_get_allowed_globals())
     # The rest describes nothing that torch.save writes for tensors that we read.

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from belay_cli import average
-from tests.conftest import everything_in, make_run
-from tests.fakes.hub import HubServer, hub_client
+from tests.conftest import Ran, everything_in, make_run
+from tests.fakes.hub import HubServer, Request, hub_client
+from tests.fakes.web import Web
 from tests.storage.remote.serving import TOKEN
 
 STEPS = (100, 200, 300, 400)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Path:
     """A run with a tensor of several chunks, and what an average of it is from this machine."""
     run = make_run(tmp_path / "run", STEPS)
     for path in run.glob("checkpoint-*/model.safetensors"):
@@ -30,21 +33,21 @@ def run(tmp_path):
     return run
 
 
-def same_as_local(output):
+def same_as_local(output: str) -> None:
     names = [name for name in everything_in(Path("local")) if not name.startswith(".belay")]
     assert [name for name in everything_in(Path(output)) if not name.startswith(".belay")] == names
     for name in names:
         assert Path(output, name).read_bytes() == Path("local", name).read_bytes(), name
 
 
-def same_weights(output):
+def same_weights(output: str) -> None:
     found, expected = load_file(Path(output)), load_file("local/model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("argument", ["s3://bucket/run", "s3://bucket/run/checkpoint-{}"])
-def test_from_s3(run, s3, belay, argument):
+def test_from_s3(run: Path, s3: Any, belay: Callable[..., Ran], argument: str) -> None:
     s3.put(str(run), "bucket/run", recursive=True)
     arguments = [argument.format(step) for step in STEPS] if "{}" in argument else [argument]
     ran = belay("average", *arguments, "-o", "out")
@@ -58,13 +61,13 @@ def test_from_s3(run, s3, belay, argument):
 
 
 @pytest.fixture
-def served(run, web):
+def served(run: Path, web: Web) -> list[str]:
     for step in STEPS:
         web.files[f"/run/step-{step}.safetensors"] = (run / f"checkpoint-{step}/model.safetensors").read_bytes()
     return [f"{web.endpoint}/run/step-{step}.safetensors" for step in STEPS]
 
 
-def test_from_a_web_server(served, belay, home):
+def test_from_a_web_server(served: list[str], belay: Callable[..., Ran], home: Path) -> None:
     before = everything_in(home)
     ran = belay("average", *served, "-o", "out.safetensors")
     assert ran.code == 0, ran.err
@@ -72,8 +75,10 @@ def test_from_a_web_server(served, belay, home):
     assert everything_in(home) == before
 
 
-def test_a_fifth_of_all_requests_fail(served, web, belay, waits):
-    for seed, how in enumerate((503, "cut during", "refused", "short")):
+def test_a_fifth_of_all_requests_fail(
+    served: list[str], web: Web, belay: Callable[..., Ran], waits: list[float]
+) -> None:
+    for seed, how in enumerate[str | int]((503, "cut during", "refused", "short")):
         web.fail_share(0.05, how, seed=seed)
     ran = belay("average", *served, "-o", "out.safetensors")
     assert ran.code == 0, ran.err
@@ -89,7 +94,9 @@ def test_a_fifth_of_all_requests_fail(served, web, belay, waits):
         (404, "does not exist"),
     ],
 )
-def test_servers_that_will_not_do(served, web, belay, how, said):
+def test_servers_that_will_not_do(
+    served: list[str], web: Web, belay: Callable[..., Ran], how: str | int, said: str
+) -> None:
     web.fail("GET .*step-300", how, times=math.inf)
     ran = belay("average", *served, "-o", "out.safetensors", "-q")
     assert ran.code == 1
@@ -98,11 +105,11 @@ def test_servers_that_will_not_do(served, web, belay, how, said):
     assert os.listdir(".") == ["local"]
 
 
-def test_an_object_that_is_swapped_half_way(served, web, belay):
+def test_an_object_that_is_swapped_half_way(served: list[str], web: Web, belay: Callable[..., Ran]) -> None:
     data = bytearray(web.files["/run/step-200.safetensors"])
     data[-1] ^= 1
 
-    def swap(request):
+    def swap(request: Request) -> None:
         web.files["/run/step-200.safetensors"] = bytes(data)
 
     web.fail("GET .*step-200", swap, skip=8)
@@ -113,7 +120,7 @@ def test_an_object_that_is_swapped_half_way(served, web, belay):
 
 
 @pytest.fixture
-def hub(run, tmp_path, home):
+def hub(run: Path, tmp_path: Path, home: Path) -> Iterator[HubServer]:
     with HubServer({TOKEN: "read"}, redirect=True) as server, hub_client(server, home, TOKEN):
         files = {
             f"step{step}": {
@@ -129,7 +136,7 @@ def hub(run, tmp_path, home):
 URLS = [f"hf://org/model@step{step}" for step in STEPS]
 
 
-def test_from_revisions_of_the_hub(hub, belay, tmp_path, home):
+def test_from_revisions_of_the_hub(hub: HubServer, belay: Callable[..., Ran], tmp_path: Path, home: Path) -> None:
     before = everything_in(home)
     ran = belay("average", *URLS, "-o", "out", "--json")
     assert ran.code == 0, ran.out
@@ -146,7 +153,7 @@ def test_from_revisions_of_the_hub(hub, belay, tmp_path, home):
     assert belay("verify", "out", "--checkpoints", tmp_path / "run").code == 0
 
 
-def test_revisions_that_serve_the_same_file(hub, belay):
+def test_revisions_that_serve_the_same_file(hub: HubServer, belay: Callable[..., Ran]) -> None:
     files = hub.repo("org/model").files("step200")
     hub.repo("org/model").write(files, "step300", whole=True)
     ran = belay("plan", *URLS)
@@ -156,13 +163,13 @@ def test_revisions_that_serve_the_same_file(hub, belay):
     assert ran.err.count("looks the same") == 1
 
 
-def test_a_missing_revision(hub, belay):
+def test_a_missing_revision(hub: HubServer, belay: Callable[..., Ran]) -> None:
     ran = belay("average", *URLS, "hf://org/model@step500", "-o", "out")
     assert ran.code == 1
     assert "hf://org/model@step500: has no revision step500" in ran.err
 
 
-def test_plan_reads_no_weight(hub, belay):
+def test_plan_reads_no_weight(hub: HubServer, belay: Callable[..., Ran]) -> None:
     assert belay("plan", *URLS).code == 0
     size = len(hub.repo("org/model").files("step100")["model.safetensors"])
     read = [r for r in hub.log if r.method == "GET" and "storage" in r.path]

@@ -18,7 +18,7 @@ def test_a_revision(hub: HubServer, home: Path) -> None:
     files = hub.repo("org/model").files("step200")
     path = remote("hf://org/model@step200")
     assert path.is_dir() and [p.name for p in path.iterdir()] == ["config.json", "model.safetensors", "unet", "vae"]
-    assert path.repo == "org/model" and not path.tree.source.from_cache
+    assert path.repo == "org/model" and not path.tree.source.from_cache  # type: ignore[attr-defined]
     assert path.commit == hub.repo("org/model").at("step200").id
     assert whole(path / "model.safetensors") == in_parts(path / "model.safetensors") == files["model.safetensors"]
     assert (path / "config.json").read_bytes() == (path / "config.json").read_bytes() == files["config.json"]
@@ -81,7 +81,7 @@ def test_a_place_in_the_storage_of_the_hub_expires(hub: HubServer, waits: list[f
 
 
 def test_a_fifth_of_the_requests_to_the_hub_fails(hub: HubServer) -> None:
-    for seed, how in enumerate((503, "short", "refused", "short range")):
+    for seed, how in enumerate[str | int]((503, "short", "refused", "short range")):
         hub.fail_share(0.05, how, seed=seed, which="resolve|storage")
     for step in (100, 200, 300, 400):
         path = remote(f"hf://org/model@step{step}")
@@ -165,7 +165,7 @@ def test_a_listing_has_a_limit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
 def _download(revision: str, **options: Any) -> str:
     from huggingface_hub import snapshot_download
 
-    return snapshot_download("org/model", revision=revision, **options)
+    return str(snapshot_download("org/model", revision=revision, **options))
 
 
 def test_the_cache_of_the_client_is_used(hub: HubServer, home: Path) -> None:
@@ -197,7 +197,7 @@ def test_offline_the_cache_is_the_hub(hub: HubServer, monkeypatch: pytest.Monkey
     before = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     path = remote("hf://org/model@step100")
-    assert path.is_dir() and path.tree.source.from_cache and path.commit == hub.repo("org/model").at("step100").id
+    assert path.is_dir() and path.tree.source.from_cache and path.commit == hub.repo("org/model").at("step100").id  # type: ignore[attr-defined]
     assert whole(path / "model.safetensors") == hub.repo("org/model").files("step100")["model.safetensors"]
     assert [p.name for p in (path / "unet").iterdir()] == ["diffusion_pytorch_model.safetensors"]
     assert content_id(path / "model.safetensors").startswith("sha256:")  # type: ignore[union-attr]
@@ -215,5 +215,5 @@ def test_without_a_connection_the_cache_is_the_hub(hub: HubServer) -> None:
     _download("step100")
     with hub.down():
         path = remote("hf://org/model@step100")
-        assert path.is_dir() and path.tree.source.from_cache
+        assert path.is_dir() and path.tree.source.from_cache  # type: ignore[attr-defined]
         assert whole(path / "model.safetensors") == hub.repo("org/model").files("step100")["model.safetensors"]

@@ -101,7 +101,7 @@ def test_what_has_come_need_not_come_again(web: Web) -> None:
 def test_one_request_in_five_fails(web: Web) -> None:
     path = remote(url_of(web))
     assert path.exists()
-    for seed, how in enumerate((503, "short", "refused", "short range")):
+    for seed, how in enumerate[str | int]((503, "short", "refused", "short range")):
         web.fail_share(0.05, how, seed=seed)
     assert in_parts(path, 2999) == DATA
 

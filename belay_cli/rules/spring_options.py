@@ -9,6 +9,7 @@ from typing import Annotated
 from belay_cli.errors import UsageError
 from belay_cli.options import Option, flag
 from belay_cli.rules.damping import damping_ratio, inertia_for_damping_ratio
+from belay_cli.rules.dynamics import Dynamics, check_stable
 from belay_cli.rules.half_life import (
     a_from_half_life,
     default_half_life,
@@ -17,7 +18,7 @@ from belay_cli.rules.half_life import (
     split_half_life,
 )
 from belay_cli.rules.rule import Float64Array, Rule
-from belay_cli.rules.spring import Dynamics, Spring, check_stable
+from belay_cli.rules.spring import Spring
 
 
 @dataclass(frozen=True)
