@@ -68,10 +68,8 @@ class Options:
             value = getattr(self, declared.name)
             if value is None and declared.default is None:
                 continue
-            if declared.choices:
-                object.__setattr__(self, declared.name, choice(declared, value))
-            else:
-                _check_type(declared, value)
+            understood = choice(declared, value) if declared.choices else _plain(declared, value)
+            object.__setattr__(self, declared.name, understood)
 
 
 def declared_in(group: type[Any]) -> tuple[Declared, ...]:
@@ -87,19 +85,24 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _check_type(declared: Declared, value: object) -> None:
-    """Raise UsageError for a value that is of none of the option's types; what is no plain type is not looked at."""
+def _plain(declared: Declared, value: Any) -> Any:
+    """A value as one of Python's own, so that it is written down alike whoever gives it: 2 for a number is 2.0.
+
+    Raises UsageError if it is of none of the option's types; a type that is no plain one is not looked at.
+    """
     kinds = get_args(declared.type) or (declared.type,)
     if get_origin(declared.type) is tuple:
         if not (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
             raise UsageError(f"{declared.flag} takes texts, not {value!r}")
-        return
+        return value
     known = [_KINDS[kind] for kind in kinds if kind in _KINDS]
     if len(known) < len(kinds):
-        return
-    if not any(isinstance(value, types_) and isinstance(value, bool) == (bool in types_) for types_, _ in known):
-        wanted = " or ".join(words for _, words in known)
-        raise UsageError(f"{declared.flag} takes {wanted}, not {value!r}")
+        return value
+    given = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    for kind in kinds:
+        if isinstance(given, _KINDS[kind][0]) and isinstance(given, bool) == (kind is bool):
+            return kind(given)
+    raise UsageError(f"{declared.flag} takes {' or '.join(words for _, words in known)}, not {value!r}")
 
 
 @cache

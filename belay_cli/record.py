@@ -123,6 +123,7 @@ class Record:
         """How the checkpoints were opened, by the fields of Selection: it is said in the canonical command."""
         found, said = {}, shlex.split(self.command)
         said = said[: len(said) - len(self.series)]
+        said = said[:-1] if said[-1:] == ["--"] else said
         for name in reversed(_OPENING):
             if said[-2:-1] == [_flag(name)]:
                 found[name] = said[-1]
@@ -203,7 +204,9 @@ def canonical_command(series: Series, rule: Rule, options: Sequence[str]) -> str
     for name in _OPENING:
         value = getattr(series.selection.opening, name)
         said += [_flag(name), value] if value is not None else []
-    return shlex.join(said + [checkpoint.name for checkpoint in series.checkpoints])
+    names = [checkpoint.name for checkpoint in series.checkpoints]
+    said += ["--"] if any(name.startswith("-") for name in names) else []
+    return shlex.join(said + names)
 
 
 def _flag(name: str) -> str:
@@ -227,9 +230,21 @@ def told_by(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[s
     """The record in the metadata of one weight file as JSON values, unchecked. Raises CheckpointError."""
     told = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     try:
-        return {name: value if name in _TEXTS else json.loads(value) for name, value in told.items()}
+        return {name: value if name in _TEXTS else _loaded(value) for name, value in told.items()}
     except (ValueError, RecursionError) as error:
         raise _damaged(error, path) from error
+
+
+def _loaded(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError for a key that is there twice, of which readers take one or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key in it is there twice")
+    return found
 
 
 def parse(values: Mapping[str, Any], path: str | os.PathLike[str]) -> Record:
@@ -255,40 +270,69 @@ def _damaged(error: Exception, path: str | os.PathLike[str]) -> CheckpointError:
 
 def _parsed(values: Mapping[str, Any]) -> Record:
     rule = values["rule"]
-    unit = rule["unit"]
-    if unit not in ("step", "checkpoint"):
-        raise ValueError(f"its unit is '{unit}'")
+    unit = _one_of(rule["unit"], ("step", "checkpoint"), "its unit")
+    parameters = {name: value for name, value in rule.items() if name not in ("method", "unit")}
     return Record(
-        rule=recorded(rule["method"], rule),
+        rule=recorded(rule["method"], parameters),
         unit=unit,
         series=tuple(_parsed_checkpoint(one) for one in values["series"]),
-        policies={str(name): tuple(map(str, globs)) for name, globs in values["policies"].items()},
-        dtype=str(values["dtype"]),
-        command=str(values["command"]),
-        copies=tuple(map(str, values["copies"])),
-        aliases={str(name): str(kept) for name, kept in values.get("aliases", {}).items()},
-        components=tuple(map(str, values.get("components", ()))),
-        lora=None if values.get("lora") is None else str(values["lora"]),
-        left_out=tuple(map(str, values.get("left_out", ()))),
-        version=str(values["version"]),
-        accumulation=str(values.get("accumulation", ACCUMULATION)),
-        versions={str(name): str(value) for name, value in (values.get("versions") or {}).items()},
-        digests={str(name): str(digest) for name, digest in values["digests"].items()},
+        policies={name: _texts(globs) for name, globs in values["policies"].items()},
+        dtype=_text(values["dtype"]),
+        command=_text(values["command"]),
+        copies=_texts(values["copies"]),
+        aliases={_text(name): _text(kept) for name, kept in values.get("aliases", {}).items()},
+        components=_texts(values.get("components", [])),
+        lora=None if values.get("lora") is None else _one_of(values["lora"], ("delta", "factors"), "its lora"),
+        left_out=_texts(values.get("left_out", [])),
+        version=_text(values["version"]),
+        accumulation=_one_of(values.get("accumulation", ACCUMULATION), (ACCUMULATION,), "its accumulation"),
+        versions={_text(name): _text(value) for name, value in (values.get("versions") or {}).items()},
+        digests={_text(name): _text(digest) for name, digest in values["digests"].items()},
     )
 
 
 def _parsed_checkpoint(told: Mapping[str, Any]) -> RecordedCheckpoint:
     repo, revision = told.get("repo"), told.get("revision")
     return RecordedCheckpoint(
-        name=str(told["name"]),
-        step=None if told["step"] is None else int(told["step"]),
-        tick=int(told["tick"]),
-        coefficient=float(told["coefficient"]),
-        bytes=int(told["bytes"]),
-        fingerprint=str(told["fingerprint"]),
+        name=_text(told["name"]),
+        step=None if told["step"] is None else _whole(told["step"]),
+        tick=_whole(told["tick"]),
+        coefficient=_number(told["coefficient"]),
+        bytes=_whole(told["bytes"]),
+        fingerprint=_text(told["fingerprint"]),
         repo=repo if isinstance(repo, str) else None,
         revision=revision if isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) else None,
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError
+    return tuple(map(_text, values))
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST_TICK:
+        raise ValueError("a step, a tick or a size in it is no number that can be")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _one_of(value: Any, known: Sequence[str], what: str) -> str:
+    if value not in known:
+        raise ValueError(f"{what} is '{value}'")
+    return str(value)
 
 
 def _check(record: Record) -> None:
@@ -302,7 +346,16 @@ def _check(record: Record) -> None:
         raise ValueError("its coefficients are no numbers that can be")
     if not abs(math.fsum(c) - 1) <= _SUM_TOLERANCE:
         raise ValueError(f"its coefficients sum to {math.fsum(c):.9g}, not to 1")
-    _ = record.opening  # its command can be read
+    _check_command(record)
+
+
+def _check_command(record: Record) -> None:
+    """Raise ValueError if the command is of another rule or of other checkpoints; how it opened them can be read."""
+    said = shlex.split(record.command)
+    begins = ["belay", "average", "--method", record.rule.method, "--unit", record.unit]
+    if said[: len(begins)] != begins or said[len(said) - len(record.series) :] != record.names:
+        raise ValueError("its command is that of another average")
+    _ = record.opening
 
 
 def _compact(value: Any) -> str:

@@ -123,13 +123,20 @@ def averages(
 
     Yields each rule with every parameter a number, and its state dict on the CPU: tensors by name, in the output's
     dtype, names that share bytes in the checkpoints sharing a tensor. `at_once` averages are made in one read of the
-    series, and held in memory together. The options are those of `average`. Raises a BelayError.
+    series, and held in memory together. The series is the one that is there at the call, whatever is saved later; what
+    `plan` warns of is said if `progress` is. The options are those of `average`. Raises a BelayError.
     """
     if not isinstance(at_once, int) or at_once < 1:
         raise UsageError(f"at_once must be 1 or more, not {at_once!r}")
-    selection, planned = plan_options(options)
-    wanted = _asked(rules)
-    return _averages(checkpoints, wanted, at_once, selection, planned, listener(progress))
+    selection, options_of_plan = plan_options(options)
+    wanted, hears = _asked(rules), listener(progress)
+    with hears.phase("Opening the checkpoints"):
+        series = find_series(listed_paths(checkpoints), selection)
+        groups = [wanted[first : first + at_once] for first in range(0, len(wanted), at_once)]
+        plans = [make_plan(series, group, None, options_of_plan) for group in groups]
+    for warning in dict.fromkeys(warning for made in plans for warning in made.warnings):
+        hears.warn(warning)
+    return _averages(plans, hears)
 
 
 def _asked(rules: Sequence[str | Rule]) -> list[Rule]:
@@ -138,24 +145,16 @@ def _asked(rules: Sequence[str | Rule]) -> list[Rule]:
     return [asked(one) for one in rules]
 
 
-def _averages(
-    checkpoints: Checkpoints,
-    rules: Sequence[Rule],
-    at_once: int,
-    selection: Selection,
-    options: PlanOptions,
-    hears: Listener,
-) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
+def _averages(plans: Sequence[Plan], hears: Listener) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
     from belay_cli.engine.stream import replay
     from belay_cli.output.memory import MemoryOutput
 
-    for first in range(0, len(rules), at_once):
-        made = prepare(checkpoints, rules[first : first + at_once], None, selection, options, hears)
+    for made in plans:
         sinks = [MemoryOutput(made) for _ in made.outputs]
         with hears.phase("Replaying", made.data_read) as progress:
             replay(made, sinks, progress)
-        for planned, sink in zip(made.outputs, sinks, strict=True):
-            yield planned.rule, sink.state_dict()
+        for planned in made.outputs:
+            yield planned.rule, sinks.pop(0).state_dict()  # held by whoever takes it, and by nobody else
 
 
 def prepare(

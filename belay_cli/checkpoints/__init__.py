@@ -4,9 +4,12 @@ series        arguments into the ordered checkpoints of one model, each with its
 selection     which of them are taken, in which order, and what of each one
 arguments     what was typed, as paths; and the mend for what names nothing
 runs          which entries of a run directory are its checkpoints
-components    the folders of a checkpoint that is several models; together, their weights as one
-checkpoint    one checkpoint: tensors by name, step, files; weights, what is left when all has its meaning
-directory     which files of a directory are its weights; read, these by their format and what they mean
+components    the folders of a checkpoint that is several models
+together      the weights of all of them as one
+checkpoint    one checkpoint: tensors by name, step, files
+weights       what is left of it when everything has its meaning
+directory     which files of a directory are its weights
+read          these files, by their format and what they mean
 meaning       what lies in a checkpoint, by the same steps for every format
 order         what names and records say, and whether they prove an order
 adapters      the factors of adapters, in every dialect
@@ -16,7 +19,7 @@ unreadable    tensors that are no plain arrays
 beside        weights that lie beside those of a checkpoint
 companions    the other files beside the weights that a loader needs
 metadata      what all checkpoints say beside their tensors
-learning_rate what the run records of it
+learning_rate  what the run records of it
 config        what the configurations beside the weights say
 notes         what holds for many checkpoints, said once
 recognised    what was recognised in each, in words

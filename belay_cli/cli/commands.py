@@ -8,6 +8,7 @@ parameters, so what it is given here is a function that has one for each option,
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -136,6 +137,8 @@ def _value(option: Declared, typed: Any) -> Any:
         return not typed
     if isinstance(option.default, tuple):
         return tuple(typed or ())
+    if isinstance(typed, Path):
+        return Path(os.path.expanduser(typed))  # noqa: PTH111 - which takes ~nobody as it stands
     if option.type in _NUMBERS and isinstance(typed, str):
         return _number(option, typed)
     return typed

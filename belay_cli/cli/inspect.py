@@ -39,12 +39,11 @@ def inspect(
     if screen.json:
         failed = error_json(found.problems[0]) if found.problems else {}
         console.json(found.to_json(tensors=tensors) | failed)
-    else:
-        if not screen.quiet:
-            console.screen(found.lines, tensors=tensors)
-        for problem in found.problems:
-            console.error(problem)
-        for warning in found.warnings:
-            console.warn(warning)
+    elif not screen.quiet:
+        console.screen(found.lines, tensors=tensors)
+    for problem in found.problems:
+        (console.log_error if screen.json else console.error)(problem)
+    for warning in found.warnings:
+        console.warn(warning)
     if found.problems:
         raise typer.Exit(1)

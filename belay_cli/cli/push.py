@@ -11,7 +11,7 @@ from belay_cli.options import Option
 from belay_cli.publish.destination import Destination
 from belay_cli.show import summary as summaries
 
-Output = Annotated[str, Option("What belay wrote: a file or a directory.", metavar="OUTPUT", argument=True)]
+Output = Annotated[Path, Option("What belay wrote: a file or a directory.", metavar="OUTPUT", argument=True)]
 RepoId = Annotated[str, Option("A repository of models: ORG/NAME.", metavar="REPO_ID", argument=True)]
 EvalResults = Annotated[
     Path | None, Option('Results for the card: {"accuracy": 0.96}, or what lm-evaluation-harness writes.')
@@ -42,7 +42,7 @@ def push(
     console = screen.console()
     if screen.summary:
         summaries.ready(screen.summary)
-    done = published(Path(output), repo_id, destination, eval_results, exclude, console, dry_run=dry_run)
+    done = published(output, repo_id, destination, eval_results, exclude, console, dry_run=dry_run)
     if screen.summary:
         console.note(summaries.append(screen.summary, summaries.of_push(done)))
     console.published(done)

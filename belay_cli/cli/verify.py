@@ -13,7 +13,7 @@ from belay_cli.options import Option
 from belay_cli.show import summary as summaries
 from belay_cli.show.console import error_json
 
-Output = Annotated[str, Option("What belay wrote: a file or a directory.", metavar="OUTPUT", argument=True)]
+Output = Annotated[Path, Option("What belay wrote: a file or a directory.", metavar="OUTPUT", argument=True)]
 Inputs = Annotated[
     tuple[str, ...],
     Option("The checkpoints it was made from, or the run directory.", metavar="PATH…", several=True),
@@ -43,9 +43,9 @@ def verify(
     console = screen.console()
     if screen.summary:
         summaries.ready(screen.summary)
-    found = verified(Path(output), checkpoints, share_of(sample), threads, console)
+    found = verified(output, checkpoints, share_of(sample), threads, console)
     if screen.summary:
-        console.note(summaries.append(screen.summary, summaries.of_verify(output, found.checks)))
+        console.note(summaries.append(screen.summary, summaries.of_verify(str(output), found.checks)))
     if screen.json:
         console.json(found.to_json() | (error_json(found.error) if found.error else {}))
     elif not screen.quiet:
@@ -53,6 +53,5 @@ def verify(
     for warning in found.warnings:
         console.warn(warning)
     if found.error:
-        if not screen.json:
-            console.error(found.error)
+        (console.log_error if screen.json else console.error)(found.error)
         raise typer.Exit(1)

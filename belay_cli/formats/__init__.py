@@ -6,6 +6,9 @@ torch               files of torch.save
 dcp                 directories of torch.distributed.checkpoint
 shards              several files under an index
 restricted_pickle   pickles, of which nothing is run
+pickle_scan         what a pickle would import
+forbidden_names     what no pickle may name
+unknown             objects of classes that are not known
 foreign             what cannot be read, and how to get from there
 dtypes              the element types
 text                what a file claims, as text that fits on a line

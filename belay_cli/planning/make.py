@@ -87,7 +87,7 @@ def make_plan(
         shards=tuple(shards),
         outputs=tuple(planned),
         copies=tuple(beside.copied),
-        edited=edited_configs(series, options, beside.copied),
+        edited=edited_configs(series, options, beside.copied) if targets else {},
         carried=carried,
         updates=updates,
         buffers=_plan_buffers(series, options, placed, len(rules)),

@@ -1,5 +1,7 @@
 """An output in public: what it says of itself, and the one commit that puts it there.
 
+publication   one publication, from the first look to the commit
+destination   where on the Hub it goes
 contents      everything a publication consists of
 bundle        the output's own files, and what must not be among them
 card          the whole README.md: our section and front matter, in a new card or in one that is there

@@ -10,11 +10,12 @@ from typing import Any
 from belay_cli import words
 from belay_cli.rules.debiased import debiased_ema_coefficients
 from belay_cli.rules.dynamics import Dynamics, dynamics_coefficients
-from belay_cli.rules.half_life import mean_spacing
+from belay_cli.rules.half_life import half_life_from_a, mean_spacing
 from belay_cli.rules.recursion import replay_intervals
 from belay_cli.rules.rule import Float64Array, Parameters, Rule
 
 _MOSTLY = 0.5  # of the weight, on the last, by a half-life that is shorter than from one checkpoint to the next
+_AGREEMENT = 1e-6  # of a half-life and the decay that is recorded beside it
 _FEW = 3  # checkpoints, of which the last may not weigh most
 _PAPER = "https://arxiv.org/abs/2310.13854"
 
@@ -39,18 +40,33 @@ class Spring(Rule):
     @classmethod
     def of(cls, method: str, title: str, parameters: Mapping[str, Any]) -> Spring:
         """The spring that has these parameters. Raises KeyError, TypeError, ValueError or UsageError if none has."""
-        ratio = parameters["damping_ratio"]
-        numbers = [float(parameters[name]) for name in ("a", "inertia", "feedback", "curvature", "half_life")]
-        if not all(map(math.isfinite, numbers)):
+        ratio, debias = parameters["damping_ratio"], parameters["debias"]
+        numbers = [parameters[name] for name in ("a", "inertia", "feedback", "curvature", "half_life", "decay")]
+        given = [one for one in (*numbers, ratio) if one is not None]
+        if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in given):
+            raise TypeError("its parameters are no numbers")
+        if not (all(map(math.isfinite, given)) and isinstance(debias, bool)):
             raise ValueError("its parameters are no numbers that can be")
-        return cls(
+        spring = cls(
             method=method,
             title=title,
-            dynamics=Dynamics(*numbers[:4]),
-            half_life=numbers[4],
-            debias=bool(parameters["debias"]),
+            dynamics=Dynamics(*map(float, numbers[:4])),
+            half_life=float(numbers[4]),
+            debias=debias,
             damping_ratio=None if ratio is None else float(ratio),
         )
+        spring._agree(parameters)
+        return spring
+
+    def _agree(self, parameters: Mapping[str, Any]) -> None:
+        """Raise ValueError for parameters of which one says something else than another, or that no spring has."""
+        dynamics = self.dynamics
+        near = math.isclose(self.half_life, half_life_from_a(dynamics.a), rel_tol=_AGREEMENT)
+        if set(parameters) != set(self.parameters()) or not (near and float(parameters["decay"]) == dynamics.decay):
+            raise ValueError("its parameters contradict each other")
+        harmonic = dynamics.inertia > 0 and not dynamics.feedback
+        if (self.damping_ratio is not None) != harmonic or (self.method == "ema" and dynamics.feedback):
+            raise ValueError("its parameters are not those of its method")
 
     @property
     def phrase(self) -> str:  # type: ignore[override]

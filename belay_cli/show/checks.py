@@ -63,4 +63,6 @@ class Verification(Shown):
 
     def __str__(self) -> str:
         """The lines, and the warnings under them."""
-        return "\n".join([*(line.plain for line in self.lines()), *(f"warning: {text}" for text in self.warnings)])
+        return "\n".join(
+            [*(line.plain for line in self.lines()), *(words.printable(f"warning: {text}") for text in self.warnings)]
+        )

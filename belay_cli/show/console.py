@@ -23,6 +23,8 @@ from belay_cli.show.report import PushReport, Report
 from belay_cli.show.screens import file_lines, finished_line, next_lines, plan_lines, published_lines
 from belay_cli.show.styles import ERROR, STRONG, WARNING
 
+_NARROWEST = 20  # columns that lines are folded to
+
 
 class Console:
     """Prints for one command. `json` silences tables, `quiet` everything but errors, warnings and the result's name.
@@ -53,6 +55,10 @@ class Console:
         told += [Text(f"       {words.printable(error.hint)}")] if error.hint else []
         self._tell(told, shown=not self._json, hang=7)
 
+    def log_error(self, error: BelayError) -> None:
+        """The same in the log alone, where JSON says it among other things."""
+        self._write_log([Text(words.printable(f"belay: {error}"))])
+
     def warn(self, warning: str) -> None:
         """Something a person should know before trusting the result."""
         told = Text.assemble(("warning: ", WARNING), words.printable(warning))
@@ -64,7 +70,7 @@ class Console:
 
     def json(self, value: dict[str, Any]) -> None:
         """One object on stdout."""
-        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(_harmless(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
         sys.stdout.flush()
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -169,9 +175,14 @@ def error_json(error: BelayError) -> dict[str, Any]:
     return {"error": {"message": str(error), **where}}
 
 
+def _harmless(text: str) -> str:
+    """JSON without signs that a terminal obeys, or that no stream can encode: as escapes they mean the same."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def _width(screen: rich.console.Console) -> int | None:
     """Columns of a terminal; None without one."""
-    return screen.width if screen.is_terminal else None
+    return max(screen.width, _NARROWEST) if screen.is_terminal else None
 
 
 def _unicode(screen: rich.console.Console) -> bool:

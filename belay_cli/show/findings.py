@@ -81,7 +81,8 @@ class Findings(Shown):
 
     def __str__(self) -> str:
         """The table, and what is wrong under it."""
-        wrong = [f"belay: {problem}" for problem in self.problems] + [f"warning: {text}" for text in self.warnings]
+        told = [f"belay: {problem}" for problem in self.problems] + [f"warning: {text}" for text in self.warnings]
+        wrong = map(words.printable, told)
         return "\n".join([*(line.plain for line in self.lines(width=None, unicode=True)), *wrong])
 
     def lines(self, *, width: int | None, unicode: bool, tensors: bool = False) -> Iterator[Text]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -26,7 +27,7 @@ def appendable(path: Path, flag: str) -> None:
     try:
         with path.open("a+b") as file:
             file.seek(0)
-            begins = file.read(_LOOKED_AT)
+            begins = file.read(_LOOKED_AT) if path.is_file() else b""  # a device, or a pipe, has no beginning
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", file=path, hint=hint) from error
     if b"\0" in begins or begins.lstrip()[:1] in (b"{", b"[") or path.suffix.lower() in _NO_LOGS:
@@ -42,12 +43,22 @@ class Log:
     """
 
     def __init__(self, path: Path, now: Callable[[], datetime] = _here) -> None:
-        self._path, self._now, self._lock = path, now, threading.Lock()
+        self._path, self._now, self._lock, self._broken = path, now, threading.Lock(), False
         appendable(path, "--log-file")
 
     def write(self, text: str) -> None:
         """Append the lines of a text, but for empty ones."""
         stamp = self._now().isoformat(sep=" ", timespec="seconds")
         lines = [f"{stamp}  {line.rstrip()}\n" for line in text.splitlines() if line.strip()]
-        with self._lock, self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(lines))
+        with self._lock:
+            try:
+                with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write("".join(lines))
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Say once that the log is cut short; the work that it tells of goes on."""
+        if not self._broken:
+            self._broken = True
+            sys.stderr.write(f"warning: {self._path} cannot be written any more: {error.strerror}\n")

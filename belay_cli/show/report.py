@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from belay_cli import words
 from belay_cli.rules import Parameters, Summary
 
 
@@ -120,5 +121,7 @@ class PushReport(Shown):
 
     def __str__(self) -> str:
         """What became of each file, and where."""
-        width = max((len(file.path) for file in self.files), default=0)
-        return "\n".join([f"{self.status}: {self.url}", *(f"  {f.path:<{width}}  {f.action}" for f in self.files)])
+        rows = [(words.printable(file.path), file.action) for file in self.files]
+        width = max((len(path) for path, _ in rows), default=0)
+        said = [f"{self.status}: {words.printable(self.url)}", *(f"  {path:<{width}}  {what}" for path, what in rows)]
+        return "\n".join(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -62,9 +63,8 @@ def _joined(first: str, last: str, most: int | None, unicode: bool) -> str:
 
 def group_rows(coefficients: Sequence[float]) -> list[tuple[int, int]]:
     """First and last checkpoint of each row: the light tail in one row, and never more than fit on a screen."""
-    count, tail = len(coefficients), 0
-    while tail < count and sum(abs(c) for c in coefficients[: tail + 1]) < _TAIL:
-        tail += 1
+    count = len(coefficients)
+    tail = sum(weight < _TAIL for weight in accumulate(map(abs, coefficients)))
     tail = tail if count > 5 else 0
     rows = [(0, tail - 1)] if tail else []
     room = _ROWS - len(rows)

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 LONGEST_WISH = 60.0  # seconds that a server may ask for
+_A_YEAR = 31_536_000  # seconds; what a server says may be no float
 _LARGEST_WAIT = 8.0  # seconds
 
 T = TypeVar("T")
@@ -86,4 +87,4 @@ def wanted_wait(headers: Mapping[str, str]) -> float:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, TypeError, IndexError, OverflowError):
         limit = parse_ratelimit_headers(headers)
-        return float(limit.reset_in_seconds) if limit and not limit.remaining else 0.0
+        return float(min(limit.reset_in_seconds, _A_YEAR)) if limit and not limit.remaining else 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -240,6 +240,7 @@ def test_the_same_bytes_every_time() -> None:
     assert Path("one/adapter_model.safetensors").read_bytes() == Path("two/adapter_model.safetensors").read_bytes()
 
 
+@example(sizes=(1, 1, 4, 4), seed=98, scale=1e4)  # terms that nearly cancel
 @given(
     sizes=st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(1, 8)),
     seed=st.integers(0, 1000),
@@ -260,13 +261,10 @@ def test_sums_of_products(sizes: tuple[int, ...], seed: int, scale: float) -> No
     found = average_update(parts, count * r)
     assert torch.linalg.vector_norm(found.b @ found.a - exact) <= 1e-12 * max(1e-30, scale * count * r * 100)
     assert found.discarded < 1e-12
-    assert (
-        relative_error(
-            (found.b, found.a),
-            (torch.cat([c * b.double() for c, b, _ in parts], 1), torch.cat([a.double() for *_, a in parts], 0)),
-        )
-        < 1e-6
-    )
+    terms = sum(float(torch.linalg.vector_norm(c * b.double() @ a.double())) for c, b, a in parts)
+    cancelled = terms / max(float(torch.linalg.vector_norm(exact)), 1e-300)  # what terms lose of each other, it loses
+    expected = torch.cat([c * b.double() for c, b, _ in parts], 1), torch.cat([a.double() for *_, a in parts], 0)
+    assert relative_error((found.b, found.a), expected) < 1e-6 * cancelled
 
 
 def test_many_factors_take_little_memory_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

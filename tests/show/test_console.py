@@ -14,7 +14,7 @@ import rich.terminal_theme as themes
 from rich.cells import cell_len
 from rich.style import Style
 
-from belay_cli import cli
+from belay_cli import average, cli
 from belay_cli.api import average as api
 from belay_cli.api.keywords import plan_options
 from belay_cli.errors import CheckpointError, OutputError
@@ -199,3 +199,24 @@ def test_an_error_with_json_is_one_object(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(captured.out) == {
         "error": {"message": "a: is cut short", "file": "a", "tensor": "w", "hint": "copy it again"}
     }
+
+
+def test_json_holds_no_sign_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "a\x9b2J\u202e \u00e4 \udcff", "text": "two\nlines"}
+    Console(json=True).json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert "ä" in out
+
+
+def test_a_log_whose_disk_is_full_stops_and_the_work_goes_on(tmp_path: Path, belay: Callable[..., Ran]) -> None:
+    ran = belay("average", *make_files(tmp_path), "-o", "out.safetensors", "--log-file", "/dev/full", "-q")
+    assert ran.code == 0
+    assert ran.err.count("warning: /dev/full cannot be written any more: No space left on device") == 1
+
+
+def test_json_errors_are_logged_too(tmp_path: Path, belay: Callable[..., Ran]) -> None:
+    average(make_files(tmp_path), "out.safetensors")
+    assert belay("verify", "out.safetensors", "--json", "--log-file", "log").code == 1
+    assert "belay: out.safetensors: is not verified: a file does not say where" in Path("log").read_text()

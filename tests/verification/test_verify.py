@@ -101,6 +101,11 @@ def test_a_changed_coefficient_is_found(tmp_path: Path, belay: Callable[..., Ran
 def test_a_changed_rule_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     average(make_files(tmp_path), "out.safetensors")
     rewritten("out.safetensors", rule=lambda text: json.dumps({**json.loads(text), "a": 0.02}))
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert (ran.code, ran.out) == (1, "")
+    assert "has a damaged record of how it was made: its parameters contradict each other" in ran.err
+    other = Ema(half_life=7).resolve([100, 200], "step").parameters()
+    rewritten("out.safetensors", rule=lambda text: json.dumps({**json.loads(text), **other}))
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--json")
     assert {check["name"]: check["status"] for check in ran.json["checks"]} == {
         "structure": "held",
@@ -148,6 +153,17 @@ def tick_of(value: float) -> Callable[..., Any]:
         ({"x": lambda text: "[" * 100_000}, "has a damaged record of how it was made"),
         (
             {"rule": lambda text: json.dumps({**json.loads(text), "feedback": 1e6})},
+            "has a damaged record of how it was made: its parameters are not those of its method",
+        ),
+        (
+            {"rule": lambda text: text.replace('"method":"ema"', '"method":"belay","method":"ema"')},
+            "has a damaged record of how it was made: a key in it is there twice",
+        ),
+        (
+            {
+                "rule": lambda text: json.dumps({**json.loads(text), "method": "belay", "feedback": 1e6}),
+                "command": lambda text: text.replace("ema", "belay"),
+            },
             "failed       coefficients  the recorded rule is none: ",
         ),
     ],

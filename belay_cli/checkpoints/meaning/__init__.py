@@ -2,7 +2,8 @@
 
 understand        the steps, in order
 state_dict        the weights among several things
-saved             what was saved, as nested dicts; guessed_keys, where nothing says which dots are those of keys
+saved             what was saved, as nested dicts
+guessed_keys      the same where nothing says which dots are those of keys
 containers        dicts and lists, however they nest
 raw_or_ema        raw weights, or an EMA of them
 prefixes          what wrappers put before the names of a model

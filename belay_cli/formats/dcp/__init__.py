@@ -3,6 +3,11 @@
 `.metadata` is a pickle that says which tensors there are, cut into which pieces, and where in the `*.distcp` files each
 piece lies. A piece is a file of torch.save by itself, so its bytes are found as in any torch file. Ours, because
 torch's own reader unpickles `.metadata` without restrictions, and reads whole tensors.
+
+metadata       what `.metadata` says
+tree           what was saved, as nested dicts
+tensors        tensors from their pieces
+piece_reader   where a piece's bytes are
 """
 
 from __future__ import annotations

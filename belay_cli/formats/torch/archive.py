@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -95,9 +95,17 @@ def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
         records[name[len(prefix) :].decode("utf-8", "backslashreplace")] = record
     if len(records) < len(entries):
         raise _lie(file, "two records have one name")
+    _refuse_cases(file, records)
     archive = Archive(file, read_at, records)
     _check_byte_order(archive)
     return archive
+
+
+def _refuse_cases(file: StoredFile, records: Mapping[str, ZipRecord]) -> None:
+    """torch finds records whatever the case of their names: two that differ in it alone would be one or the other."""
+    lower = {name.lower() for name in records}
+    if len(lower) < len(records) or any(name in lower and name not in records for name in ("data.pkl", "byteorder")):
+        raise _lie(file, "names of its records differ in case alone from others, or from those of torch")
 
 
 def _check_byte_order(archive: Archive) -> None:

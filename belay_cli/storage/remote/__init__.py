@@ -8,6 +8,16 @@
 
 A path answers from one listing, taken when it is first asked for: what a run sees of a server is one moment. Nothing
 is written to this machine, and memory is that of the buffers and the listing.
+
+path      a URL as a path
+tree      the listing that a path answers from
+source    what every kind of store can do
+hub       revisions of the Hub
+web       files of a web server
+s3        objects of S3 and its like
+fsspec    whatever fsspec has a driver for
+http      requests, and their troubles in words
+waiting   what a person hears while a server is not reached
 """
 
 from __future__ import annotations
