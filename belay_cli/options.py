@@ -25,7 +25,8 @@ class Option:
     `short` is a second name, such as -o; `metavar` stands for the value in the help; `also` are other words for the
     choices of a Literal, which are understood; `argument`: it is given by position, without a name; `several`: it takes
     all values up to the next option, as a glob of the shell gives them; `panel` is the heading in the help of an option
-    outside a group. A switch that is True by default says the opposite: --no-NAME.
+    outside a group; what is `secret` is never shown, in an error either. A switch that is True by default says the
+    opposite: --no-NAME.
     """
 
     help: str
@@ -35,6 +36,7 @@ class Option:
     argument: bool = False
     several: bool = False
     panel: str | None = None
+    secret: bool = False
 
 
 class Declared(NamedTuple):
@@ -102,7 +104,8 @@ def _plain(declared: Declared, value: Any) -> Any:
     for kind in kinds:
         if isinstance(given, _KINDS[kind][0]) and isinstance(given, bool) == (kind is bool):
             return kind(given)
-    raise UsageError(f"{declared.flag} takes {' or '.join(words for _, words in known)}, not {value!r}")
+    shown = type(value).__name__ if declared.option.secret else repr(value)
+    raise UsageError(f"{declared.flag} takes {' or '.join(words for _, words in known)}, not {shown}")
 
 
 @cache
@@ -117,7 +120,7 @@ def _declared_in(group: Hashable) -> tuple[Declared, ...]:
         kind, *more = get_args(hint)
         option = next((extra for extra in more if isinstance(extra, Option)), None)
         if option is not None:
-            found.append(Declared(one.name, _without_none(kind), _default(one), option, _panel(group, one.name)))
+            found.append(Declared(one.name, without_none(kind), _default(one), option, _panel(group, one.name)))
     return tuple(found)
 
 
@@ -131,7 +134,7 @@ def _default(one: Any) -> Any:
     return one.default_factory() if one.default_factory is not MISSING else one.default
 
 
-def _without_none(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """The type of a value that was given: `X` of `X | None`."""
     if get_origin(kind) not in (Union, types.UnionType):
         return kind

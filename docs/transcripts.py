@@ -150,7 +150,7 @@ def _job(text: str) -> Iterator[str]:
     for job in (yaml.safe_load(text).get("jobs") or {}).values():
         for step in job["steps"]:
             for command in str(step.get("run", "")).splitlines():
-                yield command.replace("${{ inputs.run }}", "run")
+                yield command.replace('"$RUN"', "run")
 
 
 def is_run(step: Step) -> bool:

@@ -41,9 +41,8 @@ def inspect(
     """Say what these checkpoints are, from headers and a few blocks of each file.
 
     values: read every weight too, and find NaN and infinity. options: unit, order, subfolder, state_key, source, as
-    `belay inspect` has them. What is wrong with checkpoints is
-    listed in the findings, all of it; raises UsageError for options that cannot be, and another BelayError where there
-    is nothing to look at.
+    `belay inspect` has them. What is wrong with checkpoints is listed in the findings, all of it; raises UsageError for
+    options that cannot be, and another BelayError where there is nothing to look at.
     """
     return look(
         [os.fspath(path) for path in listed_paths(checkpoints)],

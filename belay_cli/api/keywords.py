@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from belay_cli.checkpoints.selection import Order, RawOrEma, Selection, SeriesOptions, Unit
 from belay_cli.errors import UsageError
-from belay_cli.options import Options, declared_in, nearest
+from belay_cli.options import declared_in, nearest
 from belay_cli.planning import PlanOptions, Policies
 from belay_cli.planning.options import Dtype, Lora
 from belay_cli.rules import METHODS
@@ -57,9 +57,6 @@ class PlanKeywords(SelectionKeywords, total=False):
     sync: bool
     allow_nonfinite: bool
     chunk: int | None
-
-
-Group = TypeVar("Group", bound=Options)
 
 
 def series_options(options: Mapping[str, Any]) -> Selection:

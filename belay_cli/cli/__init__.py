@@ -1,4 +1,4 @@
-"""The command line: one file a command, the options declared once, and the only place that catches.
+"""The command line: one file a command, the options declared once, and what an error becomes: a line, and an exit code.
 
 average    belay average, belay plan
 inspect    belay inspect
@@ -28,7 +28,7 @@ import typer
 from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
-from belay_cli.cli.commands import BelayCommand, BelayGroup, command, flags_of
+from belay_cli.cli.commands import BelayCommand, BelayGroup, command, expanded, flags_of
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
@@ -143,7 +143,7 @@ def _log_file(flags: Sequence[str]) -> Path | None:
     for flag, value in pairwise([*flags, ""]):
         name, given, joined = flag.partition("=")
         if name == "--log-file" and (joined if given else value):
-            path = Path(joined if given else value)
+            path = expanded(joined if given else value)
             with contextlib.suppress(BelayError):
                 appendable(path, "--log-file")
                 return path

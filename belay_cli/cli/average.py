@@ -76,6 +76,7 @@ def average(
     if dry_run:
         _show(console, "average", plan, screen)
         return
+    _keep_apart(plan, screen)
     publication = _publication(publishing, console)
     if publication:
         publication.look()  # what is wrong there is said before the work
@@ -118,6 +119,15 @@ def plan(
     if plot is not None:
         _draw(console, made, plot)  # first: if it fails, nothing has been printed as if all were well
     _show(console, "plan", made, screen)
+
+
+def _keep_apart(plan: Plan, screen: SummedUp) -> None:
+    """Raises UsageError if what is written about the output would be written into it."""
+    (target,) = (output.target for output in plan.outputs)
+    for name in ("log_file", "summary"):
+        path: Path | None = getattr(screen, name)
+        if path and target and path.resolve().is_relative_to(target.path.resolve()):
+            raise UsageError(f"{flag(name)} {path} is in the output", hint=f"give another file: {flag(name)}")
 
 
 def _publication(publishing: Publishing, console: Console) -> Publication | None:

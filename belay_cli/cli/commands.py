@@ -20,7 +20,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from belay_cli import rules
 from belay_cli.errors import UsageError
-from belay_cli.options import Declared, Option, Options, declared_in
+from belay_cli.options import Declared, Option, Options, declared_in, without_none
 from belay_cli.rules import METHODS, Rule
 
 Run = Callable[..., None]
@@ -96,7 +96,8 @@ def _asked(values: dict[str, Any]) -> Rule:
 
 def _group(name: str, kind: type[Options]) -> _Parameter:
     """A group, with the groups that are fields of it."""
-    inner = {field.name: hint for field in fields(kind) if _is_group(hint := get_type_hints(kind)[field.name])}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    inner = {field.name: hints[field.name] for field in fields(kind) if _is_group(hints[field.name])}  # type: ignore[arg-type]
 
     def make(values: dict[str, Any]) -> Any:
         own = {option.name: values[option.name] for option in declared_in(kind)}
@@ -116,15 +117,8 @@ def _one(name: str, hint: Any, default: Any) -> _Parameter:
     kind, *more = get_args(hint)
     option = next(extra for extra in more if isinstance(extra, Option))
     default = ... if default is inspect.Parameter.empty else default
-    declared = Declared(name, _given(kind), default, option, option.panel or Options.panel)
+    declared = Declared(name, without_none(kind), default, option, option.panel or Options.panel)
     return _Parameter(name, (declared,), lambda values: values[name])
-
-
-def _given(kind: Any) -> Any:
-    """The type of a value that is given: `X` of `X | None`."""
-    if get_origin(kind) not in (Union, UnionType):
-        return kind
-    return next(one for one in get_args(kind) if one is not type(None))
 
 
 def _name(option: Declared) -> str:
@@ -138,10 +132,15 @@ def _value(option: Declared, typed: Any) -> Any:
     if isinstance(option.default, tuple):
         return tuple(typed or ())
     if isinstance(typed, Path):
-        return Path(os.path.expanduser(typed))  # noqa: PTH111 - which takes ~nobody as it stands
+        return expanded(typed)
     if option.type in _NUMBERS and isinstance(typed, str):
         return _number(option, typed)
     return typed
+
+
+def expanded(typed: str | Path) -> Path:
+    """A path with the home directory in place of ~, which a shell leaves as it is inside quotes."""
+    return Path(os.path.expanduser(typed))  # noqa: PTH111 - which takes ~nobody as it stands
 
 
 _NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}

@@ -137,6 +137,11 @@ class Plan:
             if count[folder] > 1
         }
 
+    @cached_property
+    def bytes_written(self) -> int:
+        """Of all files of all outputs."""
+        return sum(sum(self.files(output).values()) for output in self.outputs)
+
     def files(self, output: PlannedOutput) -> dict[Path, int]:
         """Every file that one output consists of, with its size."""
         target = output.target

@@ -27,14 +27,16 @@ def rule_warnings(series: Series, rule: Rule, c: Float64Array) -> Iterator[str]:
         yield "one checkpoint only: the average is a copy of it"
         return
     heaviest = int(abs(c).argmax())
-    said = list(rule.warnings(series.ticks, series.unit, c))
-    if abs(c[heaviest]) > NEARLY_ONE and not (said and heaviest == count - 1):
+    why = rule.leans_on_last(series.ticks, series.unit, c) if heaviest == count - 1 else None
+    if abs(c[heaviest]) > NEARLY_ONE and why is None:
         name, mend = series.checkpoints[heaviest].name, rule.mend(series.unit, leans_on_first=heaviest == 0)
         yield f"the average is nearly {name} alone ({c[heaviest]:.1%}); {mend}"
     elif abs(c[0]) > LEANING and abs(c[0]) > 2 / count:
         name, mend = series.checkpoints[0].name, rule.mend(series.unit, leans_on_first=True)
         yield f"the average leans on the first checkpoint, {name} ({c[0]:.1%}); {mend}"
-    yield from said
+    if why is not None:
+        yield why
+    yield from rule.warnings(series.ticks, series.unit, c)
 
 
 def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from belay_cli.options import Option, Options
@@ -22,11 +22,9 @@ class Destination(Options):
     create_pr: Annotated[bool, Option("Open a pull request instead of committing.")] = False
     commit_message: Annotated[str | None, Option("The first line of the commit.", "TEXT")] = None
     commit_description: Annotated[str | None, Option("The rest of it.", "TEXT")] = None
-    token: Annotated[str | None, Option("Default: HF_TOKEN, or what hf auth login stored.", "TOKEN")] = None
-
-    def __repr__(self) -> str:
-        """Without the token."""
-        return f"Destination(revision={self.branch!r}, private={self.private}, create_pr={self.create_pr})"
+    token: Annotated[str | None, Option("Default: HF_TOKEN, or what hf auth login stored.", "TOKEN", secret=True)] = (
+        field(default=None, repr=False)
+    )
 
     @property
     def branch(self) -> str:

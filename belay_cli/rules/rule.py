@@ -82,6 +82,13 @@ class Rule(Options, ABC):
         """What a person should know of this rule on these ticks [T], each with the option that mends it."""
         yield from ()
 
+    def leans_on_last(self, ticks: Sequence[int], unit: str, coefficients: Float64Array) -> str | None:
+        """Why so much of the weight is on the last checkpoint, which has most of it, if this rule can say; with a mend.
+
+        It is said in place of the general words about an average that is nearly one checkpoint. [T], [T].
+        """
+        return None
+
     def mend(self, unit: str, *, leans_on_first: bool) -> str:
         """What to do about an average that is nearly one checkpoint, or leans on the first one."""
         return "look at the weights, and take another --method or other checkpoints"

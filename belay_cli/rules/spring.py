@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from belay_cli import words
+from belay_cli.rules.damping import damping_ratio
 from belay_cli.rules.debiased import debiased_ema_coefficients
 from belay_cli.rules.dynamics import Dynamics, dynamics_coefficients
-from belay_cli.rules.half_life import half_life_from_a, mean_spacing
+from belay_cli.rules.half_life import a_from_half_life, mean_spacing
 from belay_cli.rules.recursion import replay_intervals
 from belay_cli.rules.rule import Float64Array, Parameters, Rule
 
 _MOSTLY = 0.5  # of the weight, on the last, by a half-life that is shorter than from one checkpoint to the next
-_AGREEMENT = 1e-6  # of a half-life and the decay that is recorded beside it
+_AGREEMENT = 1e-9  # relative, of parameters of which one follows from another
 _FEW = 3  # checkpoints, of which the last may not weigh most
 _PAPER = "https://arxiv.org/abs/2310.13854"
 
@@ -60,13 +61,16 @@ class Spring(Rule):
 
     def _agree(self, parameters: Mapping[str, Any]) -> None:
         """Raise ValueError for parameters of which one says something else than another, or that no spring has."""
-        dynamics = self.dynamics
-        near = math.isclose(self.half_life, half_life_from_a(dynamics.a), rel_tol=_AGREEMENT)
-        if set(parameters) != set(self.parameters()) or not (near and float(parameters["decay"]) == dynamics.decay):
-            raise ValueError("its parameters contradict each other")
+        dynamics, ratio = self.dynamics, self.damping_ratio
         harmonic = dynamics.inertia > 0 and not dynamics.feedback
-        if (self.damping_ratio is not None) != harmonic or (self.method == "ema" and dynamics.feedback):
+        if (ratio is not None) != harmonic or (self.method == "ema" and dynamics.feedback):
             raise ValueError("its parameters are not those of its method")
+        # The decay is derived from the half-life: the other way round, one near 1 has lost the digits.
+        a = a_from_half_life(self.half_life) if self.half_life > 0 else 1.0
+        pairs = [(a, dynamics.a)] + ([] if ratio is None else [(damping_ratio(dynamics.a, dynamics.inertia), ratio)])
+        near = self.half_life >= 0 and all(math.isclose(*pair, rel_tol=_AGREEMENT) for pair in pairs)
+        if set(parameters) != set(self.parameters()) or not near or float(parameters["decay"]) != dynamics.decay:
+            raise ValueError("its parameters contradict each other")
 
     @property
     def phrase(self) -> str:  # type: ignore[override]
@@ -128,9 +132,8 @@ class Spring(Rule):
         return f"{', '.join(parts)} · decay {decay} a {unit}"
 
     def warnings(self, ticks: Sequence[int], unit: str, coefficients: Float64Array) -> Iterator[str]:
-        """A half-life too short for these checkpoints, an older one that weighs more, one that is never forgotten."""
+        """An older checkpoint that weighs more than the last, and a first one that is never forgotten."""
         if len(ticks) > 1:
-            yield from self._short_half_life(ticks, unit, coefficients)
             yield from self._older_and_heavier(ticks, unit, coefficients)
         feedback, decay = self.dynamics.feedback, self.dynamics.decay
         if feedback > 0 and self.dynamics.curvature == 0:
@@ -140,18 +143,19 @@ class Spring(Rule):
                 "is; let go of it with --curvature 1"
             )
 
-    def _short_half_life(self, ticks: Sequence[int], unit: str, c: Float64Array) -> Iterator[str]:
-        spacing = mean_spacing(ticks)
-        if self.half_life >= spacing or c[-1] <= _MOSTLY:
-            return
+    def leans_on_last(self, ticks: Sequence[int], unit: str, coefficients: Float64Array) -> str | None:
+        """A half-life that is shorter than the distance between checkpoints."""
+        spacing, last = mean_spacing(ticks), coefficients[-1]
+        if self.half_life >= spacing or last <= _MOSTLY:
+            return None
         mend = "a longer one: --half-life 2checkpoints"
         if unit == "step" and self.fixed_by == "decay":
             mend = "for the decay from one checkpoint to the next: --unit checkpoint"
         elif unit == "step" and self.half_life < 1 and ticks[-1] - ticks[0] >= 100:
             mend = f"for a share of the span: --half-life {100 * self.half_life:g}%"
-        yield (
+        return (
             f"the half-life, {self.half_life:.4g} {unit}s, is {self.half_life / spacing:.2g} of the distance between "
-            f"checkpoints, so the last one weighs {c[-1]:.0%}; {mend}"
+            f"checkpoints, so the last one weighs {last:.0%}; {mend}"
         )
 
     def _older_and_heavier(self, ticks: Sequence[int], unit: str, c: Float64Array) -> Iterator[str]:

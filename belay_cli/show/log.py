@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -19,21 +20,27 @@ def _here() -> datetime:
 
 
 def appendable(path: Path, flag: str) -> None:
-    """Make the file if it is not there. Raises OutputError if it cannot be appended to, or is not text that grows.
+    """Raise OutputError if the file cannot be appended to, or is not text that grows. No file is made.
 
     A checkpoint or a configuration that is named by mistake would be ruined by one line more.
     """
     hint = f"give another file: {flag}"
     try:
-        with path.open("a+b") as file:
-            file.seek(0)
-            begins = file.read(_LOOKED_AT) if path.is_file() else b""  # a device, or a pipe, has no beginning
+        begins = _beginning(path)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", file=path, hint=hint) from error
     if b"\0" in begins or begins.lstrip()[:1] in (b"{", b"[") or path.suffix.lower() in _NO_LOGS:
-        if not begins:
-            path.unlink()  # it is there only since it was opened
         raise OutputError("is no text that lines can be added to", file=path, hint=hint)
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file that can be appended to; none of a new one. Raises OSError if nothing can."""
+    if not path.exists():
+        with tempfile.TemporaryFile(dir=path.resolve().parent):  # which has no name: nothing is left of it
+            return b""
+    with path.open("a+b") as file:
+        file.seek(0)
+        return file.read(_LOOKED_AT) if path.is_file() else b""  # a device, or a pipe, has no beginning
 
 
 class Log:

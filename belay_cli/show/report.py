@@ -60,8 +60,8 @@ class Report(Shown):
     """One average.
 
     What only a finished run knows (`seconds`, `peak_memory`, the device if it was left to belay) is None in a plan.
-    `rule` has its method, unit and parameters. `discarded_energy`:
-    of adapters averaged as updates, the most that any lost to its rank, √(Σ cut σ² / Σ σ²).
+    `rule` has its method, unit and parameters. `discarded_energy`: of adapters averaged as updates, the most that any
+    lost to its rank, √(Σ cut σ² / Σ σ²).
     """
 
     command: str

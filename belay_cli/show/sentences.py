@@ -67,11 +67,10 @@ def lag(mean_lag: float, unit: str) -> str:
 
 def work_line(plan: Plan, ran_on: str | None = None) -> str:
     """`reads 6.95 GB, writes 0.58 GB, 150 MB of buffers, cpu with 2 threads`."""
-    written = sum(sum(plan.files(output).values()) for output in plan.outputs)
     asked = {"auto": "CUDA if there is one, else cpu"}.get(plan.options.device, plan.options.device)
     device = ran_on or asked
     return (
-        f"reads {words.size(plan.bytes_read)}, writes {words.size(written)}, "
+        f"reads {words.size(plan.bytes_read)}, writes {words.size(plan.bytes_written)}, "
         f"{words.size(plan.buffers.nbytes)} of buffers, {device} with {words.plural(plan.buffers.threads, 'thread')}"
     )
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from belay_cli.cli.average import Publishing
+from belay_cli.errors import UsageError
+from belay_cli.publish.destination import Destination
 from tests.conftest import Ran, belay_process, make_files, make_run
 from tests.fakes.hub import HubServer, environment
 from tests.publish.pushing import FILES, published
@@ -248,3 +251,12 @@ def test_options_of_the_hub_need_a_destination(
     ran = belay("average", make_run(tmp_path / "run"), "--private")
     assert ran.code == 2
     assert ran.err == "belay: --private goes with --push-to-hub\n"
+
+
+def test_a_token_is_shown_by_nothing() -> None:
+    for given in (Destination(token="hf_secret"), Publishing(push_to_hub="org/name", token="hf_secret")):
+        assert "revision=None" in repr(given)
+        assert "secret" not in f"{given} {given!r}"
+    with pytest.raises(UsageError) as caught:
+        Destination(token=b"hf_secret")  # type: ignore[arg-type]
+    assert str(caught.value) == "--token takes text, not bytes"

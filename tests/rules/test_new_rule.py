@@ -70,6 +70,19 @@ def test_plan_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the average is nearly checkpoint-" in shown.err
 
 
+@pytest.mark.parametrize("why", [None, "the last of them is asked for"])
+def test_its_words_for_the_last_replace_the_general_ones_alone(
+    why: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Newest, "leans_on_last", lambda self, ticks, unit, coefficients: why)
+    monkeypatch.setattr(Newest, "warnings", lambda self, ticks, unit, coefficients: iter(["it is new"]))
+    assert run(["plan", "run", "--method", "newest", "--newest", "1"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    general = "the average is nearly checkpoint-400 alone (100.0%)"
+    assert said[0] == f"warning: {why or general + '; ' + Newest().mend('step', leans_on_first=False)}"
+    assert said[1:] == ["warning: it is new"]
+
+
 @pytest.mark.parametrize("method", ["ema", "belay"])
 def test_other_methods_do_not_see_its_options(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "run", "-m", method]) == 0

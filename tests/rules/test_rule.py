@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from belay_cli.errors import UsageError
-from belay_cli.rules import Belay, Ema, asked
+from belay_cli.rules import Belay, Ema, Rule, asked, recorded
 from belay_cli.rules.damping import damping_ratio, inertia_for_damping_ratio
 from belay_cli.rules.half_life import a_from_half_life, half_life_from_a, parse_half_life
 
@@ -160,3 +161,29 @@ def test_the_canonical_arguments_give_the_same_rule_again(options: Any) -> None:
             next(words)
     same = asked(rule.method, again).resolve(TICKS, "step")
     assert same.coefficients(TICKS).tobytes() == rule.coefficients(TICKS).tobytes()
+
+
+HALF_LIVES = st.floats(-3, 12).map(lambda exponent: 10.0**exponent)
+DECAYS = st.floats(0, 1, exclude_max=True)
+EMAS = st.one_of(
+    st.builds(Ema, half_life=HALF_LIVES, debias=st.booleans()),
+    st.builds(Ema, decay=DECAYS, inertia=st.floats(0, 0.999)),
+    st.builds(Ema, half_life=HALF_LIVES, damping_ratio=st.floats(0.01, 100)),
+)
+FEEDBACKS, INERTIAS = st.floats(1e-6, 10), st.floats(0, 0.9)
+BELAYS = st.one_of(
+    st.builds(Belay, half_life=HALF_LIVES, feedback=FEEDBACKS, curvature=st.floats(0, 10), inertia=INERTIAS),
+    st.builds(Belay, half_life=HALF_LIVES, feedback=st.just(0.0), inertia=INERTIAS),
+)
+
+
+@given(st.one_of(EMAS, BELAYS))
+def test_what_is_recorded_is_the_same_rule_again(asked_for: Rule) -> None:
+    try:
+        rule = asked_for.resolve(TICKS, "step")
+    except UsageError:
+        reject()  # unstable, or a damping ratio that no inertia has
+    parameters = json.loads(json.dumps(rule.parameters()))
+    again = recorded(rule.method, parameters)
+    assert again.parameters() == rule.parameters()
+    assert again.coefficients(TICKS).tobytes() == rule.coefficients(TICKS).tobytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,31 @@ def test_a_checkpoint_is_no_page_and_no_log(tmp_path: Path, belay: Callable[...,
         assert ran.err == f"belay: {there}: {what}\n       give another file: {flag}\n"
     assert paths[1].read_bytes() == before
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("flag", ["--summary", "--log-file"])
+@pytest.mark.parametrize("there", ["out", "out/job.md"])
+def test_what_is_said_of_an_output_is_not_in_it(
+    tmp_path: Path, belay: Callable[..., Ran], flag: str, there: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    if there != "out":
+        assert belay("average", run, "-o", "out", "-q").code == 0
+    before = {path: path.read_bytes() for path in Path("out").glob("*.safetensors")}
+    ran = belay("average", run, "-o", "out", "--overwrite", flag, there)
+    assert (ran.code, ran.err) == (2, f"belay: {flag} {there} is in the output\n       give another file: {flag}\n")
+    assert {path: path.read_bytes() for path in Path("out").glob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ("--half-life", "0")])
+def test_nothing_is_left_where_nothing_is_done(tmp_path: Path, belay: Callable[..., Ran], words: Sequence[str]) -> None:
+    Path("link.md").symlink_to("nowhere.md")
+    for page in ("job.md", "link.md"):
+        belay("average", *make_files(tmp_path / "ckpts"), "--summary", page, *words)
+        assert sorted(path.name for path in Path().iterdir()) == ["link.md"]
+    Path("job.md").write_text("# Job\n")
+    belay("average", tmp_path / "ckpts", "--summary", "job.md", *words)
+    assert Path("job.md").read_text() == "# Job\n"
 
 
 def test_the_plot_of_a_plan(tmp_path: Path, belay: Callable[..., Ran]) -> None:

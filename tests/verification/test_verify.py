@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -359,3 +359,11 @@ def test_checkpoints_as_a_glob_of_the_shell_gives_them(tmp_path: Path, belay: Ca
     assert belay("verify", "out.safetensors", "--checkpoints", *paths, "--sample", "all").code == 0
     ran = belay("verify", "--checkpoints", *paths, "out.safetensors")
     assert (ran.code, ran.err.splitlines()[0]) == (2, "belay: Missing argument 'OUTPUT'")
+
+
+@pytest.mark.parametrize("forgetting", [("--half-life", "0.01"), ("--decay", "0"), ("--decay", "1e-300")])
+def test_an_average_that_forgets_at_once(tmp_path: Path, belay: Callable[..., Ran], forgetting: Sequence[str]) -> None:
+    make_files(tmp_path)
+    assert belay("average", tmp_path, "-o", "out.safetensors", *forgetting).code == 0
+    ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path)
+    assert (ran.code, ran.err) == (0, "")

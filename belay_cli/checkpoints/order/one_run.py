@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from belay_cli.checkpoints.order import names
-from belay_cli.checkpoints.order.pieces import Kind, Piece, Shape, pieces, shape
+from belay_cli.checkpoints.order.pieces import Kind, Piece, Shape, pieces, shape, without_digits
 from belay_cli.checkpoints.order.places import Place
 from belay_cli.checkpoints.order.rounds import GIVEN
 from belay_cli.errors import SeriesError
@@ -90,7 +90,7 @@ def _not_one_run(one: _Run, other: _Run, ordered: Sequence[Place], counted: bool
     if one.members[-1] > other.members[0]:
         return f"is one of {other.path}, whose {'numbers' if counted else 'steps'} are between those of {one.path}"
     its, others = one.levels, other.levels
-    alike = list(map(_digits_out, its)) == list(map(_digits_out, others))
+    alike = list(map(without_digits, its)) == list(map(without_digits, others))
     if alike and _numbers(its) > _numbers(others):
         before, by = ordered[one.members[-1]].name, "its own number" if counted else "its step"
         return f"comes after {before} by {by}, and before it by its directory, {_shown(others)}"
@@ -104,10 +104,6 @@ def _not_one_run(one: _Run, other: _Run, ordered: Sequence[Place], counted: bool
 
 def _numbers(levels: Levels) -> list[int]:
     return [int(digits) for name in reversed(levels) for digits in re.findall(r"[0-9]{1,18}", name)]
-
-
-def _digits_out(name: str) -> str:
-    return re.sub(r"\d+", "0", name)
 
 
 def _of_run(name: str) -> Shape:

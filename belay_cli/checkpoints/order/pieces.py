@@ -205,6 +205,11 @@ def shape(name: str) -> Shape:
     )
 
 
+def without_digits(name: str) -> str:
+    """The name with 0 for every run of digits: what is left when nothing but its numbers changes."""
+    return re.sub(r"\d+", "0", name)
+
+
 def _is_the_same(found: tuple[Piece, ...], i: int, first: int) -> bool:
     """Whether a piece is the size of a model, or the value of a setting that is no integer: lr_1e-4."""
     if found[i].kind is Kind.SIZE:

@@ -6,7 +6,6 @@ count is said in `names`.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.checkpoints.order import names
 from belay_cli.checkpoints.order.one_run import note_several_runs, refuse_other_names
 from belay_cli.checkpoints.order.parts import refuse_parts_by_number
-from belay_cli.checkpoints.order.pieces import Kind, Piece, amounts, has_number, pieces, shape
+from belay_cli.checkpoints.order.pieces import Kind, Piece, amounts, has_number, pieces, shape, without_digits
 from belay_cli.checkpoints.order.places import Place, place_of, places_of
 from belay_cli.checkpoints.order.rounds import GIVEN, by_rounds, steps_restart
 from belay_cli.checkpoints.order.twins import merge_twins, same_content
@@ -197,7 +196,7 @@ def _counters(places: Sequence[Place]) -> list[tuple[int, ...]]:
         if len(set(map(shape, level))) > 1:
             if not differ:
                 raise _not_alike(places, level)
-            if len(set(map(_without_digits, level))) == 1:
+            if len(set(map(without_digits, level))) == 1:
                 raise _other_setting(places, level)
             break
         columns = [column for column in zip(*map(pieces, level), strict=True) if len({c.text for c in column}) > 1]
@@ -240,11 +239,7 @@ def _other_setting(places: Sequence[Place], level: Sequence[str]) -> SeriesError
 
 
 def _differ_in_digits(one: str, other: str) -> bool:
-    return one != other and _without_digits(one) == _without_digits(other)
-
-
-def _without_digits(name: str) -> str:
-    return re.sub(r"\d+", "0", name)
+    return one != other and without_digits(one) == without_digits(other)
 
 
 def _nothing_counts(places: Sequence[Place], kinds: set[str]) -> SeriesError:
