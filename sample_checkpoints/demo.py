@@ -24,8 +24,8 @@ from belay_cli import Belay, Ema, Rule, average
 
 HERE = Path(__file__).parent
 
-# Half-lives in percent of the run. BELAY lags twice as far as the EMA of one half-life, and lag is what an average
-# pays for less noise, so beside each EMA stands the BELAY of half the half-life.
+# Half-lives in percent of the run. BELAY lags twice as far as the EMA of one half-life, and one step, and lag is what
+# an average pays for less noise, so beside each EMA stands the BELAY of half the half-life.
 SHARES = (2, 5, 10, 20, 40)
 
 WHY_BELAY = """\

@@ -3,17 +3,18 @@
 One tick, from the unprimed to the primed (this project's discretization of the damped spring of
 arXiv 2310.13854; the paper's own numbering is not implied):
 
-    x' = x + δ − κ (x − w) + β (e − x)     recorded step · the loss pulling back to the path · the spring
+    x̂  = x + δ − κ (x − w)       recorded step · the loss pulling back to the path
+    x' = x̂ + β (e − x')          the spring, at the new point: x' = (x̂ + β e) / (1 + β)
     w' = w + δ
-    v' = μ v + α (x' − e)                  the same spring on the other end, with inertia
+    v' = μ v + α (x' − e)        the same spring on the other end, with inertia
     e' = e + v'
 
     a = 1 − decay        α = (1 − μ) a        β = feedback · a        κ = curvature · a        μ = inertia
 
 Measured from the recorded weights, y = x − w and u = e − w, the same tick is
 
-    y' = (1 − κ − β) y + β u
-    v' = α y' − α u + μ v + α δ
+    y' = ((1 − κ) y + β (u − δ)) / (1 + β)
+    v' = α (y' − u + δ) + μ v
     u' = u + v' − δ
 
 a 3×3 matrix P on (y, u, v) and a forcing g by δ. Between checkpoints j−1 and j, n_j ticks apart, δ is
@@ -86,8 +87,9 @@ def transition_minus_identity(dynamics: Dynamics) -> Float64Array:
     """
     alpha, mu = dynamics.spring, dynamics.inertia
     beta, kappa = dynamics.feedback * dynamics.a, dynamics.pull_back
-    y = np.array([-(kappa + beta), beta, 0.0, 0.0])  # y' − y
-    v = np.array([alpha * (1.0 - kappa - beta), alpha * beta - alpha, mu, alpha])  # v' = α y' − α u + μ v + α δ
+    y = np.array([-(kappa + beta), beta, 0.0, -beta]) / (1.0 + beta)  # y' − y
+    stretch = np.array([1.0 - kappa, -1.0, 0.0, 1.0]) / (1.0 + beta)  # x' − e = (x̂ − e) / (1 + β) = y' − u + δ
+    v = alpha * stretch + np.array([0.0, 0.0, mu, 0.0])  # v' = α (x' − e) + μ v
     u = v - np.array([0.0, 0.0, 0.0, 1.0])  # u' − u = v' − δ
     return np.array([y, u, v - np.array([0.0, 0.0, 1.0, 0.0]), np.zeros(4)])
 
@@ -145,5 +147,5 @@ def check_stable(dynamics: Dynamics) -> None:
             f"these dynamics are unstable: a disturbance grows by {radius:.6g} a tick "
             f"(decay {dynamics.decay:.6g}, feedback {dynamics.feedback:g}, "
             f"curvature {dynamics.curvature:g}, inertia {dynamics.inertia:.6g})",
-            hint="lengthen --half-life, or lower --feedback or --curvature",
+            hint="lengthen --half-life, or lower --curvature",
         )

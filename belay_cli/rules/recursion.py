@@ -70,7 +70,7 @@ def _change(dynamics: Dynamics, n: int) -> Float64Array:
     x, e, v, w, delta = np.eye(5)
     changed = np.zeros((5, 5))
     for _ in range(n):
-        step = delta - kappa * (x - w) + beta * (e - x)
+        step = (delta - kappa * (x - w) + beta * (e - x)) / (1 + beta)  # x' − x, of x' = x + δ − κ(x − w) + β(e − x')
         x, w = x + step, w + delta
         push = mu * v + alpha * (x - e)
         changed += np.array([step, push, push - v, delta, np.zeros(5)])

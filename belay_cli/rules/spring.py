@@ -135,9 +135,9 @@ class Spring(Rule):
         """An older checkpoint that weighs more than the last, and a first one that is never forgotten."""
         if len(ticks) > 1:
             yield from self._older_and_heavier(ticks, unit, coefficients)
-        feedback, decay = self.dynamics.feedback, self.dynamics.decay
+        feedback = self.dynamics.feedback
         if feedback > 0 and self.dynamics.curvature == 0:
-            stays = feedback * decay / (1 + feedback * decay)
+            stays = feedback / (1 + feedback)
             yield (
                 f"without curvature {stays:.0%} of the weight stays on the first checkpoint however long the series "
                 "is; let go of it with --curvature 1"

@@ -142,7 +142,7 @@ BAD_USAGE = {
     "--decay -0.5": "--decay must lie in [0, 1), not -0.5",
     "--decay nan": "--decay must lie in [0, 1), not nan",
     "--decay x": "--decay takes a number, not x",
-    "-m belay --decay 0.1 --curvature 3": "these dynamics are unstable: a disturbance grows by",
+    "-m belay --decay 0.1 --curvature 5": "these dynamics are unstable: a disturbance grows by",
     "--feedback 1": "--method ema takes no --feedback\n       --feedback belongs to --method belay",
     "-m swa": "--method swa is unknown",
     "--half-life 0": "--half-life '0' is not a positive half-life",

@@ -24,7 +24,8 @@ def replay_ticks(dynamics: Dynamics, ticks: Sequence[int], weights: Float64Array
         n = ticks[j] - ticks[j - 1]
         delta = (weights[j] - weights[j - 1]) / n
         for _ in range(n):
-            x = x + delta - kappa * (x - w) + beta * (e - x)
+            free = x + delta - kappa * (x - w)
+            x = free + beta / (1 + beta) * (e - free)  # x = free + β (e − x), solved for x
             w = w + delta
             v = mu * v + alpha * (x - e)
             e = e + v

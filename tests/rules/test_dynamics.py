@@ -28,6 +28,7 @@ from belay_cli.rules.half_life import a_from_half_life
 from belay_cli.rules.recursion import replay_intervals
 from belay_cli.rules.summary import summarize
 from tests.rules.literal import debiased_ema_weights, replay_ticks, replay_weights
+from tests.rules.vectors import make
 
 VECTORS = json.loads((Path(__file__).parent / "vectors/dynamics.json").read_text())["cases"]
 
@@ -51,6 +52,11 @@ def test_vectors_of_the_exact_recursion(case: dict[str, Any]) -> None:
 
 def test_there_are_vectors() -> None:
     assert len(VECTORS) == 60
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=range(len(VECTORS)))
+def test_vectors_can_be_made_anew(case: dict[str, Any]) -> None:
+    assert make.agree(case, make.made(case))
 
 
 ticks = st.lists(st.integers(1, 60), max_size=9).map(lambda gaps: [0, *np.cumsum(gaps).tolist()])
@@ -181,15 +187,14 @@ def test_mean_lag_is_the_same_at_every_inertia(inertia: float) -> None:
 def test_feedback_lengthens_the_lag(feedback: float, curvature: float) -> None:
     decay, ticks = 0.98, list(range(0, 12001, 10))
     c = dynamics_coefficients(Dynamics(1 - decay, 0, feedback, curvature), ticks)
-    expected = (1 + feedback / curvature) * decay / (1 - decay)
+    expected = (decay + feedback / curvature) / (1 - decay)
     assert summarize(c, ticks).mean_lag == pytest.approx(expected, rel=1e-6)
 
 
 def test_without_curvature_weight_stays_on_the_first_checkpoint() -> None:
     decay, feedback, ticks = 0.9, 1.5, list(range(2000))
     c = dynamics_coefficients(Dynamics(1 - decay, 0, feedback, 0), ticks)
-    stays = feedback * decay / (1 + feedback * decay)
-    assert c[0] == pytest.approx(stays, abs=1e-9)
+    assert c[0] == pytest.approx(feedback / (1 + feedback), abs=1e-9)
 
 
 class Quadratic:
@@ -215,7 +220,8 @@ class Quadratic:
         v = np.zeros_like(e)
         path = [e]
         for step in range(self.steps):
-            x = x - self.rate * self.gradient(x, step) + feedback * a * (e - x)
+            stepped = x - self.rate * self.gradient(x, step)
+            x = (stepped + feedback * a * e) / (1 + feedback * a)
             v = inertia * v + (1 - inertia) * a * (x - e)
             e = e + v
             path.append(e)
@@ -248,9 +254,32 @@ def test_sparse_checkpoints_are_the_linear_path_between_them() -> None:
 
 
 def test_unstable_dynamics_are_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="unstable: a disturbance grows by 1.83") as caught:
-        check_stable(Dynamics(0.9, 0, 1, 3))
-    assert caught.value.hint == "lengthen --half-life, or lower --feedback or --curvature"
+    with pytest.raises(UsageError, match="unstable: a disturbance grows by 1.44") as caught:
+        check_stable(Dynamics(0.9, 0, 1, 5))
+    assert caught.value.hint == "lengthen --half-life, or lower --curvature"
+
+
+@given(small_a, st.floats(0, 0.99), st.floats(0, 100), st.floats(0, 2))
+def test_no_feedback_and_no_inertia_is_too_much(a: float, inertia: float, feedback: float, kappa: float) -> None:
+    check_stable(Dynamics(a, inertia, feedback, curvature=kappa / a))
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 4))
+def test_the_spring_at_the_new_point_widens_the_stable_range(a: float, feedback: float) -> None:
+    # Of κ in a replay, of h = ηλ for SGD of rate η on a quadratic of Hessian λI: the disturbance that grows flips sign.
+    widest = 2 + 2 * feedback * a / (2 - a)
+    assert spectral_radius(Dynamics(a, 0, feedback, curvature=0.999 * widest / a)) < 1
+    assert spectral_radius(Dynamics(a, 0, feedback, curvature=1.001 * widest / a)) > 1
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1))
+def test_a_spring_at_the_old_point_would_narrow_it(a: float, beta: float) -> None:
+    def radius(h: float) -> float:
+        x = np.array([1 - h - beta, beta])  # x' = x − h x + β (e − x), of (x, e)
+        return float(np.max(np.abs(np.linalg.eigvals([x, a * x + [0, 1 - a]]))))
+
+    widest = 2 - 2 * beta * (1 - a) / (2 - a)
+    assert radius(0.999 * widest) < 1 < radius(1.001 * widest)
 
 
 @pytest.mark.parametrize(

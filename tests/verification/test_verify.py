@@ -161,7 +161,9 @@ def tick_of(value: float) -> Callable[..., Any]:
         ),
         (
             {
-                "rule": lambda text: json.dumps({**json.loads(text), "method": "belay", "feedback": 1e6}),
+                "rule": lambda text: json.dumps(
+                    {**json.loads(text), "method": "belay", "feedback": 1.0, "curvature": 1e6}
+                ),
                 "command": lambda text: text.replace("ema", "belay"),
             },
             "failed       coefficients  the recorded rule is none: ",
