@@ -1,4 +1,4 @@
-"""belay: average the checkpoints of a training run after the fact, by the dynamics of EMA and BELAY.
+"""belay: average the checkpoints of a training run, after the fact or while it runs, by EMA and BELAY.
 
     cli            the command line, a file a command
     api            the Python API, a file a function: where the stages meet
@@ -10,6 +10,7 @@
     output         the writer
     verification   an output against its record and its checkpoints
     publish        the model card and the commit
+    training       BELAY while a model trains: a hook on any torch optimizer, which needs nothing of the rest but rules
     show           what people see: console, tables, sentences, reports
     storage        bytes by position, here and far
     formats        bytes into named entries

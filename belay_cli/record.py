@@ -221,6 +221,12 @@ def local_document(series: Series, card: str | None) -> bytes:
 
 def read_record(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> Record:
     """The record in the metadata of one weight file. Raises CheckpointError if there is none, or it was damaged."""
+    if f"{PREFIX}training" in metadata:
+        raise CheckpointError(
+            "is an average that was kept in training: there are no checkpoints to make it again from",
+            file=path,
+            hint="what made it is in its metadata, under belay.training",
+        )
     if f"{PREFIX}version" not in metadata:
         raise CheckpointError("was not written by belay: it has no record of how it was made", file=path)
     return parse(told_by(metadata, path), path)

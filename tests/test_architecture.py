@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": set(),
     "options": set(),
     "rules": set(),
+    "training": {"rules"},
     "storage": set(),
     "formats": {"storage"},
     "checkpoints": {"formats", "storage"},

@@ -14,7 +14,7 @@ from belay_cli.api.keywords import SeriesKeywords, series_options
 from belay_cli.checkpoints import Checkpoint, Selection, Series, open_checkpoint
 from belay_cli.checkpoints.adapters.names import is_adapter
 from belay_cli.checkpoints.beside import left_beside
-from belay_cli.checkpoints.checkpoint import is_average
+from belay_cli.checkpoints.checkpoint import is_average, is_replayed
 from belay_cli.checkpoints.compare import difference
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.checkpoints.nonfinite import NonFinite, bytes_of_values, nonfinite
@@ -74,7 +74,7 @@ def look(arguments: Sequence[str], selection: Selection, hears: Listener, *, val
     if values:
         problems += _not_finite(ordered, hears)
     warnings, average = [*fall, *_warnings(series)], None
-    if len(ordered) == 1 and is_average(ordered[0]):
+    if len(ordered) == 1 and is_replayed(ordered[0]):
         average, wrong = _average(ordered[0])
         problems += wrong
     return Findings(series, problems, warnings, average)

@@ -154,5 +154,15 @@ def architecture(checkpoint: Checkpoint) -> str | None:
 
 
 def is_average(checkpoint: Checkpoint) -> bool:
-    """Whether belay wrote these weights."""
+    """Whether belay wrote these weights, after training or in it."""
+    return is_replayed(checkpoint) or is_of_training(checkpoint)
+
+
+def is_replayed(checkpoint: Checkpoint) -> bool:
+    """Whether `belay average` wrote these weights, with a record of the checkpoints."""
     return any("belay.version" in file.metadata for file in checkpoint.files)
+
+
+def is_of_training(checkpoint: Checkpoint) -> bool:
+    """Whether these weights are an average that `belay_cli.training` kept."""
+    return any("belay.training" in file.metadata for file in checkpoint.files)

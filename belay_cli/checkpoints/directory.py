@@ -21,6 +21,7 @@ STANDARD_STEMS = ("model", "diffusion_pytorch_model", "adapter_model", "pytorch_
 
 # What a trainer keeps beside the weights, in files or directories that look like some.
 STATE = re.compile(
+    r"belay\.pt|"  # of belay_cli.training
     r"(.*[-_])?(optimizer|optim|scheduler|rng|random|scaler|sampler|train(?:ing)?_(?:args|state)|trainer|dataloader"
     r"|state_optim)"
     r"([-_.]?(states?|args|bin|params))*([-_]?\d+([-_]\d+)*)?(\.\w+)*",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from belay_cli.checkpoints.adapters.names import ADAPTER_CONFIG, factors_in, kind_by_names
-from belay_cli.checkpoints.checkpoint import Checkpoint, is_average
+from belay_cli.checkpoints.checkpoint import Checkpoint, is_of_training, is_replayed
 from belay_cli.checkpoints.packed import packed
 from belay_cli.checkpoints.weights import inside
 
@@ -22,7 +22,7 @@ def recognised(checkpoints: Sequence[Checkpoint]) -> list[dict[str, str]]:
                 **(names or _by_configuration(checkpoint)),
                 **_packed(checkpoint),
                 **_aliases(checkpoint),
-                **({"average": "of belay, by its record"} if is_average(checkpoint) else {}),
+                **_averaged(checkpoint),
                 "step": checkpoint.step_from or "none",
             }
         )
@@ -42,6 +42,12 @@ def _by_names(names: Iterable[str]) -> dict[str, str]:
 
 def _counted(updates: int) -> str:
     return f", {updates} update{'s' if updates > 1 else ''}" if updates else ""
+
+
+def _averaged(checkpoint: Checkpoint) -> dict[str, str]:
+    if is_of_training(checkpoint):
+        return {"weights": "an average", "average": "of training, by belay_cli.training"}
+    return {"average": "of belay, by its record"} if is_replayed(checkpoint) else {}
 
 
 def _by_configuration(checkpoint: Checkpoint) -> dict[str, str]:
