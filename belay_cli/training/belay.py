@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,8 +98,8 @@ class Belay:
         start_step: int = 0,
         update_every: int = 1,
     ) -> None:
-        if update_every < 1 or start_step < 0:
-            raise UsageError("update_every is 1 or more, and start_step 0 or more")
+        if not (isinstance(update_every, int) and isinstance(start_step, int) and update_every > 0 <= start_step):
+            raise UsageError("update_every is a whole number of 1 or more, and start_step one of 0 or more")
         self._options = _Options(
             half_life, decay, feedback, stiffness, metric, implicit, inertia, warmup, start_step, update_every
         )
@@ -282,6 +282,8 @@ class Belay:
                     held = getattr(one, name)
                     if held is not None and held.device != one.parameter.device:
                         setattr(one, name, held.to(one.parameter.device))
+                if self._spring is not None and one.carry is None and one.parameter.dtype != one.average.dtype:
+                    one.carry = torch.zeros_like(one.average)  # narrower than it was: `model.to(torch.bfloat16)`
             self._batches, self._addresses = make_batches(self._averaged.values()), now
         return self._batches
 
@@ -423,11 +425,17 @@ class Belay:
     def averaged_state_dict(self, *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """The model's state dict with the average in it, for `load_state_dict` of such a model.
 
-        Frozen parameters and buffers are the model's. Averages have the dtype of their parameters, or `dtype`, rounded
-        once. Parts that other processes hold are gathered: each process has to call it.
+        Buffers, and parameters that were never trained, are the model's. Averages have the dtype of their parameters,
+        or `dtype`, rounded once. Parts that other processes hold are gathered: each process has to call it.
 
         Raises UsageError without a model or before the first update, and for a parameter that is trained elsewhere.
         """
+        return self._result(dtype, lambda tensor: tensor)
+
+    def _result(
+        self, dtype: torch.dtype | None, keep: Callable[[torch.Tensor], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """See above. `keep` gets each tensor, whole and a copy, before the next one is gathered."""
         model = self._required_model()
         if not self.updates:
             raise UsageError("no step was averaged yet", hint="save the model itself")
@@ -438,14 +446,15 @@ class Belay:
             one = by_parameter.get(value) if isinstance(value, nn.Parameter) else None
             if one is not None:
                 if one.name not in gathered:
-                    gathered[one.name] = save.whole(self._average_of(one)).to(dtype or one.parameter.dtype, copy=True)
+                    average = save.whole(self._average_of(one)).to(dtype or one.parameter.dtype, copy=True)
+                    gathered[one.name] = keep(average)
                 tensors[plain_name(name)] = gathered[one.name]
             elif isinstance(value, nn.Parameter) and value.requires_grad:
                 raise UsageError(
                     "is trained, but not by this optimizer, so that there is no average of it", tensor=plain_name(name)
                 )
             elif isinstance(value, torch.Tensor):
-                tensors[plain_name(name)] = save.whole(value).clone()
+                tensors[plain_name(name)] = keep(save.whole(value).clone())
         if missing := self._averaged.keys() - gathered.keys():
             raise UsageError("is averaged, and not a parameter in the model's state dict", tensor=min(missing))
         return tensors
@@ -456,8 +465,12 @@ class Belay:
         `belay average` reads such files with --allow-averages. Of several processes the first writes, and each has to
         call it. step: the steps counted here, unless given. Raises what `averaged_state_dict` does, and OutputError.
         """
-        tensors = self.averaged_state_dict(dtype=dtype)
-        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+        first = not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+            torch.distributed.get_rank() == 0
+        )
+        # One at a time: no device holds the whole model, and only the first process does.
+        tensors = self._result(dtype, lambda tensor: tensor.to("cpu") if first else torch.empty(0))
+        if not first:
             return
         record = {"version": __version__, **asdict(self._options), "steps": self.steps, "updates": self.updates}
         save.write(path, tensors, record, self.steps if step is None else step)

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -55,8 +55,20 @@ def write(
         with tempfile.TemporaryDirectory(prefix=".belay-", dir=path.parent) as directory:
             made = Path(directory) / path.name
             save_file(plain, made, metadata)
-            with made.open("rb") as file:
+            with made.open("r+b") as file:
+                _sort_metadata(file)
                 os.fsync(file.fileno())
             made.replace(path)
     except (OSError, SafetensorError) as error:  # of a full disk safetensors says the latter
         raise OutputError(f"cannot be written ({getattr(error, 'strerror', None) or error})", file=path) from error
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """safetensors writes the metadata in any order; in this one the same average has the same bytes every time."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) <= size:  # else it was escaped in another way, and stays as it is
+        file.seek(8)
+        file.write(text.ljust(size))

@@ -172,8 +172,9 @@ def test_a_removed_belay_follows_no_more() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"update_every": 0}, "update_every is 1 or more, and start_step 0 or more"),
-        ({"start_step": -1}, "update_every is 1 or more, and start_step 0 or more"),
+        ({"update_every": 0}, "update_every is a whole number of 1 or more, and start_step one of 0 or more"),
+        ({"update_every": 1.5}, "update_every is a whole number of 1 or more, and start_step one of 0 or more"),
+        ({"start_step": -1}, "update_every is a whole number of 1 or more, and start_step one of 0 or more"),
     ],
 )
 def test_counts_that_are_none_are_refused(options: dict[str, int], message: str) -> None:

@@ -273,3 +273,19 @@ def test_a_gradient_that_is_not_there_moves_nothing_and_is_averaged() -> None:
     assert torch.equal(unused.detach(), torch.ones(3))
     assert torch.equal(averages(belay)[1], torch.ones(3))
     assert np.all(averages(belay)[0].numpy() < 1)
+
+
+def test_a_model_may_become_narrower_while_it_trains() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    belay = Belay(optimizer, model=model, half_life=5, stiffness=1.0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(dtype)
+        for _ in range(3):
+            optimizer.zero_grad()
+            torch.autograd.backward(model(torch.ones(1, 4, dtype=dtype)).sum())
+            optimizer.step()
+    state = belay.state_dict()
+    assert state["updates"] == 6
+    assert set(state["carry"]) == {"weight", "bias"}
+    assert all(tensor.isfinite().all() for tensor in state["average"].values())

@@ -272,3 +272,14 @@ def test_a_parameter_that_another_optimizer_trains_is_refused() -> None:
     assert str(refused.value) == "is trained, but not by this optimizer, so that there is no average of it"
     assert refused.value.tensor == "2.weight"
     assert everything_in(Path.cwd()) == []
+
+
+def test_the_same_average_has_the_same_bytes(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    belay = Belay(optimizer, model=model, half_life=5, stiffness=1.0)
+    torch.autograd.backward(model(torch.ones(1, 3)).sum())
+    optimizer.step()
+    for i in range(8):
+        belay.save(tmp_path / f"{i}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
