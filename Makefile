@@ -7,7 +7,7 @@ BARE := $(VENV)/.bare
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format docs transcripts bench clean
+.PHONY: help demo test coverage check format docs transcripts bench evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,9 @@ transcripts: $(READY)  ## write what their commands print into README.md and doc
 
 bench: $(READY)  ## belay, the hand-written loop and the floor, in turn; takes 8 GB of disk
 	$(BIN)/python benchmarks/bench.py
+
+evidence: $(READY)  ## train, compare and draw what docs/evidence.md says; about 38 minutes
+	$(BIN)/python benchmarks/evidence
 
 $(BARE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

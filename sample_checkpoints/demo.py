@@ -29,9 +29,8 @@ HERE = Path(__file__).parent
 SHARES = (2, 5, 10, 20, 40)
 
 WHY_BELAY = """\
-Why BELAY? Replayed after training, at equal mean lag, it does here what an EMA
-does. It belongs in training, where the average pulls on the model while the
-model learns; no replay of a run that was made without it can show that."""
+Why BELAY? Replayed, at equal mean lag, it does what an EMA does. In training it
+is another matter: docs/evidence.md"""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class Wrapper(nn.Module):
         self._orig_mod = model
 
 
+# What torch.compile imports of torch is deprecated by torch.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_what_wraps_a_model_is_no_part_of_its_names() -> None:
     model = network()
     model[0] = checkpoint_wrapper(model[0])
