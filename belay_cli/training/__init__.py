@@ -4,6 +4,7 @@
     schedule       how much of the model goes into the average at each update
     spring         the pull on the model: none, a share, a force, a force in Adam's metric
     tick           one tick on tensors: the arithmetic
+    state          what is kept of each parameter, and what a resumed training needs of it
     batches        parameters as lists of blocks that fit the cache
     parameters     what is averaged, by name
     swap           the average in the model's place, and back

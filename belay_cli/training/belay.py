@@ -15,18 +15,16 @@ from torch.optim import Optimizer
 from belay_cli._version import __version__
 from belay_cli.errors import UsageError
 from belay_cli.training import save, swap, tick
-from belay_cli.training.batches import Averaged, Batch, addresses, make_batches
+from belay_cli.training.batches import Averaged, Batch
 from belay_cli.training.parameters import (
     innermost_model,
     innermost_optimizer,
     is_distributed,
-    local,
     plain_name,
-    state_dtype,
-    trained,
 )
 from belay_cli.training.schedule import Schedule
 from belay_cli.training.spring import LARGEST_SHARE, Spring, second_moment
+from belay_cli.training.state import State
 
 DEFAULT_WARMUP = 0.1  # the average lags by a tenth of the steps so far, until its half-life is reached
 
@@ -113,14 +111,13 @@ class Belay:
         """Updates of the average."""
         self.released = False
         """Whether the spring has let go of the model."""
-        self._averaged: dict[str, Averaged] = {}
-        self._batches: list[Batch] = []
-        self._addresses: list[int] = []
-        self._trained: tuple[int, ...] = ()
+        self._state = State(
+            self._optimizer, self._model, inertia=bool(self._schedule.inertia), spring=self._spring is not None
+        )
         self._swapped = False
         self._aside: dict[str, torch.Tensor] = {}
         self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._adopt()
+        self._state.adopt(self.updates)
         # A compiled step calls the hooks as they are: traced, they would be compiled anew for other rates and counts.
         before, after = map(torch.compiler.disable, (self._before_step, self._after_step))
         self._hooks: list[Any] = [
@@ -141,9 +138,9 @@ class Belay:
                 "the optimizer steps while the average is in the model's place",
                 hint="leave averaged(), or call train(), before training goes on",
             )
-        self._adopt()
+        self._state.adopt(self.updates)
         if self.steps == self._options.start_step and not self.updates:
-            self._begin()
+            self._state.begin()
         if self._spring is None or self._spring.implicit or not self._is_update(self.steps + 1):
             return
         if any(one is not None for one in (*args[1:], kwargs.get("closure"))):  # args[0] is the optimizer
@@ -152,7 +149,7 @@ class Belay:
                 hint="take the implicit spring, or compute the gradient before step()",
             )
         if not (self._was_skipped() or self._moves_nothing()):
-            for batch in self._up_to_date():
+            for batch in self._state.batches():
                 self._pull(batch)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -164,7 +161,7 @@ class Belay:
         self.updates += 1
         implicit = self._spring is not None and self._spring.implicit
         with torch.no_grad():
-            for batch in self._up_to_date():
+            for batch in self._state.batches():
                 if implicit:
                     self._pull(batch)
                 self._average(batch)
@@ -234,59 +231,6 @@ class Belay:
         velocity = batch.velocity if inertia else []
         tick.average(batch.x, batch.e, velocity, batch.carry, a, inertia)
 
-    # ---- what is averaged
-
-    def _adopt(self) -> None:
-        """Take up parameters that the optimizer got, or that were unfrozen, since the last look."""
-        groups = self._optimizer.param_groups
-        now = tuple(id(p) for group in groups for p in group["params"] if p.requires_grad)
-        if now == self._trained:
-            return
-        if self._model is not None:
-            swap.gather_again(self._model)  # what FSDP2 has gathered is not what the optimizer has
-        for name, group, parameter in trained(self._optimizer, self._model):
-            if name not in self._averaged:
-                self._averaged[name] = self._begun(name, group, parameter)
-            elif self._averaged[name].parameter is not parameter:
-                raise UsageError(
-                    "is the name of two parameters of the optimizer",
-                    tensor=name,
-                    hint="give the model, and make Belay when nothing replaces its parameters any more",
-                )
-        self._trained, self._addresses = now, []
-
-    def _begun(self, name: str, group: int, parameter: nn.Parameter) -> Averaged:
-        if parameter.is_meta:
-            raise UsageError("has no weights yet (it is on the meta device)", tensor=name, hint="load the model first")
-        wide = state_dtype(parameter.dtype)
-        narrow = parameter.dtype != wide
-        with torch.no_grad():
-            average = torch.empty_like(parameter, dtype=wide, requires_grad=False)
-            local(average).copy_(local(parameter))
-            velocity = torch.zeros_like(average) if self._schedule.inertia else None
-            carry = torch.zeros_like(average) if self._spring is not None and narrow else None
-        return Averaged(name, group, parameter, average, velocity, carry, self.updates)
-
-    def _begin(self) -> None:
-        """The average begins with the weights as they are before the first step that counts."""
-        with torch.no_grad():
-            for batch in self._up_to_date():
-                torch._foreach_copy_(batch.e, batch.x)
-
-    def _up_to_date(self) -> list[Batch]:
-        """The batches, made anew when parameters came or moved."""
-        now = addresses(self._averaged.values())
-        if now != self._addresses:
-            for one in self._averaged.values():
-                for name in ("average", "velocity", "carry"):
-                    held = getattr(one, name)
-                    if held is not None and held.device != one.parameter.device:
-                        setattr(one, name, held.to(one.parameter.device))
-                if self._spring is not None and one.carry is None and one.parameter.dtype != one.average.dtype:
-                    one.carry = torch.zeros_like(one.average)  # narrower than it was: `model.to(torch.bfloat16)`
-            self._batches, self._addresses = make_batches(self._averaged.values()), now
-        return self._batches
-
     # ---- evaluation
 
     @contextmanager
@@ -309,7 +253,7 @@ class Belay:
         """Put the average into the model's place, until `train()`. Twice is once."""
         if self._swapped or not self.updates:
             return
-        if self._model is None and any(is_distributed(one.parameter) for one in self._averaged.values()):
+        if self._model is None and any(is_distributed(one.parameter) for one in self._state):
             raise UsageError(
                 "FSDP keeps what it has gathered of a model, which has to be dropped when the average takes its place",
                 hint="give the model: Belay(optimizer, model=model, …)",
@@ -317,9 +261,9 @@ class Belay:
         if self._model is not None:
             swap.gather_again(self._model)
             self._statistics = swap.running_statistics(self._model)
-        aside = swap.set_aside(self._averaged.values())
-        swap.exchange(self._up_to_date())
-        swap.round_into_place(self._averaged.values(), aside)
+        aside = swap.set_aside(self._state)
+        swap.exchange(self._state.batches())
+        swap.round_into_place(self._state, aside)
         self._aside, self._swapped = aside, True
 
     def train(self) -> None:
@@ -328,8 +272,8 @@ class Belay:
             return
         if self._model is not None:
             swap.gather_again(self._model)
-        swap.put_back(self._averaged.values(), self._aside)
-        swap.exchange(self._up_to_date())
+        swap.put_back(self._state, self._aside)
+        swap.exchange(self._state.batches())
         with torch.no_grad():
             for buffer, kept in self._statistics:
                 buffer.copy_(kept)
@@ -346,53 +290,19 @@ class Belay:
 
         The tensors are the state's own, as with an optimizer's. `torch.distributed.checkpoint` takes it as it is.
         """
-        held: dict[str, dict[str, torch.Tensor]] = {"average": {}, "velocity": {}, "carry": {}}
-        for one in self._averaged.values():
-            held["average"][one.name] = self._average_of(one)
-            for name in ("velocity", "carry"):
-                if (tensor := getattr(one, name)) is not None:
-                    held[name][one.name] = tensor
-        return {
-            "steps": self.steps,
-            "updates": self.updates,
-            "released": self.released,
-            "since": {one.name: one.since for one in self._averaged.values()},
-            **held,
-        }
+        counts = {"steps": self.steps, "updates": self.updates, "released": self.released}
+        return counts | self._state.tensors(self._average_of)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`. Raises UsageError if it is not of the same parameters."""
         if self._swapped:
             raise UsageError("a state is loaded while the average is in the model's place", hint="call train() before")
-        self._adopt()
-        self._check(state)
-        with torch.no_grad():
-            for one in self._averaged.values():
-                one.average.copy_(state["average"][one.name])
-                one.since = int(state["since"][one.name])
-                for name in ("velocity", "carry"):
-                    held, loaded = getattr(one, name), state.get(name, {}).get(one.name)
-                    if held is not None and loaded is None:
-                        held.zero_()
-                    elif held is not None:
-                        held.copy_(loaded)
-        self.steps, self.updates, self.released = int(state["steps"]), int(state["updates"]), bool(state["released"])
-        self._addresses = []
-
-    def _check(self, state: Mapping[str, Any]) -> None:
         missing = {"steps", "updates", "released", "since", "average"} - set(state)
         if missing:
             raise UsageError(f"this is no state of Belay: it has no {min(missing)!r}")
-        ours, theirs = set(self._averaged), set(state["average"])
-        if ours != theirs:
-            name = min(ours ^ theirs)
-            where = "the optimizer and not in the state" if name in ours else "the state and not in the optimizer"
-            raise UsageError(f"is in {where}", tensor=name, hint="load it when the optimizer has its groups")
-        for one in self._averaged.values():
-            if (shape := tuple(state["average"][one.name].shape)) != tuple(one.average.shape):
-                raise UsageError(
-                    f"is {shape} in the state and {tuple(one.average.shape)} in the optimizer", tensor=one.name
-                )
+        self._state.adopt(self.updates)
+        self._state.load(state)
+        self.steps, self.updates, self.released = int(state["steps"]), int(state["updates"]), bool(state["released"])
 
     def _average_of(self, one: Averaged) -> torch.Tensor:
         """The average of a parameter, wherever it is just now."""
@@ -439,7 +349,7 @@ class Belay:
         model = self._required_model()
         if not self.updates:
             raise UsageError("no step was averaged yet", hint="save the model itself")
-        by_parameter = {one.parameter: one for one in self._averaged.values()}
+        by_parameter = {one.parameter: one for one in self._state}
         tensors: dict[str, torch.Tensor] = {}
         gathered: dict[str, torch.Tensor] = {}
         for name, value in self._state_of(model).items():
@@ -455,7 +365,7 @@ class Belay:
                 )
             elif isinstance(value, torch.Tensor):
                 tensors[plain_name(name)] = keep(save.whole(value).clone())
-        if missing := self._averaged.keys() - gathered.keys():
+        if missing := self._state.by_name.keys() - gathered.keys():
             raise UsageError("is averaged, and not a parameter in the model's state dict", tensor=min(missing))
         return tensors
 

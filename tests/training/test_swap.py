@@ -167,7 +167,7 @@ def test_swapping_takes_no_third_copy() -> None:
         [e.data_ptr() for e in belay.state_dict()["average"].values()],
     ]
     with belay.averaged():
-        held = [one.average.data_ptr() for one in belay._averaged.values()]
+        held = [one.average.data_ptr() for one in belay._state]
         assert [[p.data_ptr() for p in model.parameters()], held] == places
         assert belay._aside == {}
     now = [[p.data_ptr() for p in model.parameters()], [e.data_ptr() for e in belay.state_dict()["average"].values()]]
