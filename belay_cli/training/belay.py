@@ -207,8 +207,12 @@ class Belay:
             return
         state = self._optimizer.state
         moved = [i for i, (one, _) in enumerate(batch.owners) if state.get(one.parameter)]
-        if not moved:  # before the first step
+        if not moved and any(state.values()):  # these have had no gradient yet
             return
+        if not moved and not self.steps:
+            return  # an explicit pull before the first step
+        if not moved:
+            second_moment({}, group, batch.owners[0][0].name)  # raises: this optimizer keeps nothing
         owners = [batch.owners[i][0] for i in moved]
         found = [second_moment(state[one.parameter], group, one.name) for one in owners]
         with torch.no_grad():

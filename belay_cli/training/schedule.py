@@ -29,6 +29,8 @@ from belay_cli.errors import UsageError
 from belay_cli.rules.dynamics import Dynamics
 from belay_cli.rules.half_life import a_from_half_life
 
+_IN_STEPS = "of steps: nobody knows here how many there will be"
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -50,6 +52,11 @@ class Schedule:
         """From what a person says; half_life in steps, decay and inertia a step. Raises UsageError."""
         if half_life is not None and decay is not None:
             raise UsageError("half_life and decay say the same", hint="give one of the two")
+        for name, value in (("half_life", half_life), ("decay", decay), ("inertia", inertia), ("warmup", warmup)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UsageError(
+                    f"{name} must be a number, not {value!r}", hint=_IN_STEPS if name == "half_life" else None
+                )
         if half_life is not None and not 0 < half_life < math.inf:
             raise UsageError(f"half_life must be a positive number of steps, not {half_life:g}")
         if warmup is not None and not 0 < warmup <= 0.5:

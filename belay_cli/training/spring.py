@@ -53,6 +53,8 @@ class Spring:
     ) -> Spring | None:
         """From what a person says; None is the plain EMA, in which nothing pulls on the model. Raises UsageError."""
         for name, value in (("feedback", feedback), ("stiffness", stiffness)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UsageError(f"{name} must be a number, not {value!r}")
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must be a number of 0 or more, not {value:g}")
         if feedback is not None and stiffness is not None:

@@ -191,3 +191,29 @@ def test_the_kin_of_adam_have_a_metric(make: Any, options: dict[str, Any]) -> No
         unhooked.step()
     assert belay.updates == 10
     assert 1e-4 < distance(weights(model), weights(plain)) < 1
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_an_optimizer_without_any_state_has_no_metric(implicit: bool) -> None:
+    """SGD without momentum keeps nothing: a spring that never pulls would pass for one."""
+    model = nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.1)
+    Belay(optimizer, model=model, half_life=3, stiffness=1.0, metric="optimizer", implicit=implicit)
+    torch.autograd.backward(model(torch.ones(1, 3)).sum())
+    with pytest.raises(UsageError) as refused:
+        optimizer.step()
+        optimizer.step()
+    assert str(refused.value).startswith("metric='optimizer' needs the second moments that Adam and its kin keep")
+    assert refused.value.tensor == "weight"
+
+
+@pytest.mark.parametrize("name", ["half_life", "decay", "inertia", "warmup", "feedback", "stiffness"])
+@pytest.mark.parametrize("value", ["10%", True, [1.0]])
+def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
+    options = {"half_life": 3, name: value}
+    if name == "decay":
+        del options["half_life"]
+    with pytest.raises(UsageError) as refused:
+        Belay(SGD([torch.zeros(1, requires_grad=True)], lr=0.1), **options)
+    assert str(refused.value) == f"{name} must be a number, not {value!r}"
+    assert refused.value.hint == ("of steps: nobody knows here how many there will be" if name == "half_life" else None)
