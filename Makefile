@@ -39,7 +39,7 @@ transcripts: $(READY)  ## write what their commands print into README.md and doc
 bench: $(READY)  ## belay, the hand-written loop and the floor, in turn; takes 8 GB of disk
 	$(BIN)/python benchmarks/bench.py
 
-evidence: $(READY)  ## train, compare and draw what docs/evidence.md says; about 38 minutes
+evidence: $(READY)  ## train, compare and draw what docs/evidence.md says; some 40 minutes
 	$(BIN)/python benchmarks/evidence
 
 $(BARE): pyproject.toml constraints.txt
