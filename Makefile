@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 BARE := $(VENV)/.bare
 READY := $(VENV)/.ready
+KERNEL := $(wildcard belay_cli/engine/kernel/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage check format docs transcripts bench evidence clean
@@ -42,18 +43,18 @@ bench: $(READY)  ## belay, the hand-written loop and the floor, in turn; takes 8
 evidence: $(READY)  ## train, compare and draw what docs/evidence.md says; some 40 minutes
 	$(BIN)/python benchmarks/evidence
 
-$(BARE): pyproject.toml constraints.txt
+$(BARE): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) .
 	touch $(BARE)
 
 # Of timm the tests need its EMA, which needs torch alone; the torchvision that timm asks for has to fit how torch was
 # built.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(KERNEL)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[dev,docs,interop]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps timm
 	touch $(BARE) $(READY)
 
 clean:  ## remove the environment and all that was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist *.egg-info belay_cli/engine/kernel/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

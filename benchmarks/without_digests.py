@@ -5,12 +5,12 @@ import gc
 gc.disable()  # as belay does before it imports torch
 
 from belay_cli.__main__ import main  # noqa: E402
-from belay_cli.engine.chunks import Chunk  # noqa: E402
+from belay_cli.engine.chunks import Part  # noqa: E402
 from belay_cli.output.digests import TensorDigests  # noqa: E402
 from belay_cli.output.writer import OutputWriter  # noqa: E402
 
 
-def _take_nothing(self: TensorDigests, chunk: Chunk, data: memoryview) -> None:
+def _take_nothing(self: TensorDigests, part: Part, data: memoryview) -> None:
     pass
 
 

@@ -15,6 +15,7 @@ from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, find_series
 from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
 from belay_cli.planning.warnings import differing_notes, identical_warnings
@@ -130,10 +131,11 @@ def averages(
         raise UsageError(f"at_once must be 1 or more, not {at_once!r}")
     selection, options_of_plan = plan_options(options)
     wanted, hears = _asked(rules), listener(progress)
+    engine = chosen_engine()
     with hears.phase("Opening the checkpoints"):
         series = find_series(listed_paths(checkpoints), selection)
         groups = [wanted[first : first + at_once] for first in range(0, len(wanted), at_once)]
-        plans = [make_plan(series, group, None, options_of_plan) for group in groups]
+        plans = [make_plan(series, group, None, options_of_plan, engine=engine) for group in groups]
     for warning in dict.fromkeys(warning for made in plans for warning in made.warnings):
         hears.warn(warning)
     return _averages(plans, hears)
@@ -171,11 +173,11 @@ def prepare(
 
     look_only: nothing will be written, so an output that is there already is a warning. Raises a BelayError.
     """
-    given = listed_paths(checkpoints)
+    given, engine = listed_paths(checkpoints), chosen_engine()
     with hears.phase("Opening the checkpoints") as phase:
         series = find_series(given, selection)
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
-        return make_plan(series, rules, outputs, options, look_only=look_only)
+        return make_plan(series, rules, outputs, options, engine=engine, look_only=look_only)
 
 
 def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:
@@ -206,10 +208,12 @@ def run(plan: Plan, hears: Listener) -> list[Report]:
         hears.note(text)
     with ExitStack() as last, staged_outputs(plan, found) as writers:
         with hears.phase("Replaying", plan.data_read, keep=True) as progress:
-            device, discarded = replay(plan, writers, progress)
+            ran = replay(plan, writers, progress)
         last.enter_context(hears.phase("Syncing to disk"))  # which the outputs do when they are left
-    done = Done(str(device), time.monotonic() - began, warnings, notes)
-    return [report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, discarded, strict=True)]
+    done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
+    return [
+        report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, ran.discarded, strict=True)
+    ]
 
 
 def listener(progress: bool) -> Listener:

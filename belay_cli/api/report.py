@@ -8,10 +8,9 @@ from pathlib import Path
 
 from belay_cli._version import __version__
 from belay_cli.planning import Plan, PlannedOutput
+from belay_cli.planning.plan import TORCH
 from belay_cli.show.report import CheckpointReport, FileReport, Report, TensorCounts
 from belay_cli.show.screens import plan_lines
-
-ENGINE = "torch"  # what does the arithmetic
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,7 @@ class Done:
     """What only a finished run knows, of all its outputs."""
 
     device: str
+    engine: str
     seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ def report(
         command=command,
         version=__version__,
         device=done.device if done else (None if plan.options.device == "auto" else plan.options.device),
-        engine=ENGINE,
+        engine=done.engine if done else TORCH if plan.options.device.startswith("cuda") else plan.engine,
         threads=plan.buffers.threads,
         output=str(output.target.path) if output.target else "",
         seconds=done.seconds if done else None,

@@ -1,13 +1,17 @@
 """The engine: one primitive, outputs[K] = coefficients[K, T] · checkpoints[T], streamed. It knows nothing of rules.
 
-contract   the arithmetic
-chunks     the work, in pieces, and where the results go
-cpu        chunks through threads, in cache
-cuda       chunks through a GPU, copies beside the arithmetic
-reading    how a worker gets the bytes of a chunk
-updates    the low-rank updates of adapters
-low_rank   their arithmetic
-finite     whose fault a value is that is not finite
-device     the device that a replay runs on
-stream     a plan, run from the first read to the last write
+contract     the arithmetic, and what an engine does
+arithmetic   which engine that is on the processor
+kernel       the compiled one
+torch_cpu    torch, where that was not built
+torch_ops    the same steps in torch, for any device
+chunks       the work, in pieces, and where the results go
+cpu          chunks through threads, in cache
+cuda         chunks through a GPU, copies beside the arithmetic
+reading      how a worker gets the bytes of a chunk
+updates      the low-rank updates of adapters
+low_rank     their arithmetic
+finite       whose fault a value is that is not finite
+device       the device that a replay runs on
+stream       a plan, run from the first read to the last write
 """

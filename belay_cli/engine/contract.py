@@ -1,42 +1,49 @@
-"""The arithmetic, and nothing else: a float64 accumulator, one fused multiply-add a checkpoint, one rounding.
+"""The arithmetic, and nothing else: a float64 sum, one fused multiply-add a checkpoint, one rounding.
 
-outputs[K] = coefficients[K, T] · checkpoints[T], elementwise and in the order of the checkpoints, so that no
-byte depends on how the elements are divided among chunks, threads or devices.
+outputs[K] = coefficients[K, T] · checkpoints[T], elementwise and in the order of the checkpoints, so that no byte
+depends on how the elements are divided among chunks, threads or devices. What that is of one element x_t of each
+checkpoint, in every engine:
 
-torch's `add_(x, alpha=c)` on float64 is fma(c, x, acc) on CPU (vector and remainder alike) and on CUDA.
+    s ← −0                            to which the first product is added as it is, its sign included
+    s ← fma(c_t, x_t, s)              for each t in order whose c_t is not 0; one rounding to float64
+    y ← round(s)                      to nearest, ties to even; to bfloat16 and float16 by way of float32
+    y ← NaN                           the one without a sign or a payload, if it is any
+
+The way through float32 adds at most 2⁻¹⁴ ulp to the half of a rounding. Subnormals are numbers like others.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import torch
+import numpy as np
 
-# safetensors code -> torch dtype, of everything that can be averaged
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-def widen(x: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
-    """x: [n] of any dtype, into wide: [n] float64; exact. Returns the float64 tensor, x itself if it is one."""
-    return x if x.dtype == torch.float64 else wide.copy_(x)
+Coefficients = np.ndarray[tuple[int, int], np.dtype[np.float64]]  # [checkpoints, outputs]
+Sums = np.ndarray[tuple[int, int], np.dtype[np.float64]]  # [outputs, elements]
+Bytes = np.ndarray[tuple[int], np.dtype[Any]]  # of any element type, contiguous
+Bytes2D = np.ndarray[tuple[int, int], np.dtype[Any]]
 
 
-def accumulate(acc: torch.Tensor, x: torch.Tensor, coefficient: float, *, first: bool) -> None:
-    """acc ← fma(coefficient, x, acc), both [n] float64; the first product is rounded as it is, signed zeros kept."""
-    if first:
-        torch.mul(x, coefficient, out=acc)
-    else:
-        acc.add_(x, alpha=coefficient)
+class Arithmetic(Protocol):
+    """The arithmetic on a processor, for one thread at a time; `name` is the engine's."""
 
+    name: str
 
-def finish(acc: torch.Tensor, out: torch.Tensor) -> None:
-    """acc: [n] float64, into out: [n] in the output's dtype, to nearest.
+    def average(
+        self,
+        rows: Sequence[Bytes],
+        coefficients: Coefficients,
+        sums: Sums,
+        results: Sequence[Bytes] | None,
+        *,
+        dtypes: tuple[str, str],
+        begins: bool,
+    ) -> bytes:
+        """Add rows to the sums, which begin with these or go on; with `results`, round the sums into them.
 
-    To bfloat16 and float16 torch goes through float32, which adds at most 2⁻¹⁴ ulp to the half of a rounding.
-    """
-    out.copy_(acc)
-
-
-def all_finite(x: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite. x: [n], n ≥ 1, any float dtype."""
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(x))  # NaN goes into both
+        rows: one a checkpoint, each as many elements of the dtype `dtypes[0]` as a row of `sums` has; results: one an
+        output, of the dtype `dtypes[1]`. Dtypes are safetensors codes of floating point. What is in `sums` when they
+        are rounded is undefined. Returns a byte an output, which is 1 if one of its results is NaN or infinite.
+        """
+        ...

@@ -1,18 +1,18 @@
-"""Replay on the CPU: each thread takes a chunk through every checkpoint in buffers that stay in its cache."""
+"""Replay on the CPU: each thread takes a chunk of several checkpoints at a time, in buffers that stay in its cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
 import numpy as np
-import torch
 
+from belay_cli.engine.arithmetic import arithmetic
 from belay_cli.engine.chunks import Chunk, Progress, Queue, Sink, chunks
-from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
+from belay_cli.engine.contract import Arithmetic, Bytes
 from belay_cli.engine.finite import explain
-from belay_cli.engine.reading import Ahead
+from belay_cli.engine.kernel import Kernel
+from belay_cli.engine.reading import Ahead, places
 from belay_cli.errors import BelayError
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
@@ -27,22 +27,20 @@ class Lane:
         self._plan = plan
         self._ahead = ahead
         self._writers = writers
-        n = plan.buffers.chunk
-        source_bytes, output_bytes = plan.itemsizes
-        self._read = np.empty(n * source_bytes, np.uint8)
-        self._written = np.empty(n * output_bytes, np.uint8)
-        self._wide = torch.empty(n, dtype=torch.float64)
-        self._acc = torch.empty(len(writers), n, dtype=torch.float64)
+        buffers, (source_bytes, output_bytes) = plan.buffers, plan.itemsizes
+        self._rows = np.empty((buffers.rows, buffers.block * source_bytes), np.uint8)
+        self._sums = np.empty((len(writers), buffers.block), np.float64)
+        self._results = np.empty((len(writers), buffers.chunk * output_bytes), np.uint8)
         self.bytes_read = 0
         self.failure: tuple[int, BelayError] | None = None
 
     def work(self, queue: Queue) -> None:
         """Take chunks until there are none. An error stops the queue, and is kept with its chunk's number."""
-        torch.set_num_threads(1)  # the chunks are the parallelism
+        by = arithmetic(self._plan.engine)
         with OpenFiles(open_files(self._plan.buffers.threads)) as files:
             for chunk in queue:
                 try:
-                    self._copy(chunk, files) if chunk.tensor.copied else self._average(chunk, files)
+                    self._copy(chunk, files) if chunk.copied else self._average(chunk, files, by)
                 except BelayError as error:
                     self.failure = (chunk.number, error)
                     queue.stop()
@@ -51,44 +49,70 @@ class Lane:
                     raise
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
-        data = self._read.data[: chunk.nbytes(chunk.tensor.dtype)]
-        self._ahead.read_into(chunk, 0, files, data)
-        self.bytes_read += len(data)
-        for writer in self._writers:
-            writer.write(chunk, data)
+        for piece in chunk.pieces(self._plan.buffers.block):
+            data = self._rows[0].data[: piece.nbytes(piece.dtype)]
+            self._ahead.read_into(piece, 0, files, data)
+            self.bytes_read += len(data)
+            for writer in self._writers:
+                writer.write(piece, data)
 
-    def _average(self, chunk: Chunk, files: OpenFiles) -> None:
-        # Every view is made once a chunk: the loop below is where the time goes, and threads share the interpreter.
-        tensor, n = chunk.tensor, chunk.elements
-        read = self._read[: chunk.nbytes(tensor.source_dtype)]
-        x, wide = torch.from_numpy(read).view(TORCH_DTYPES[tensor.source_dtype]), self._wide[:n]
-        into, accs = read.data, [acc[:n] for acc in self._acc]
-        started = [False] * len(accs)
-        for place, source in enumerate(chunk.sources):
-            self._ahead.read_into(chunk, place, files, into)
-            widened = widen(x, wide)
-            for k, coefficient in enumerate(source.coefficients):
-                if coefficient:
-                    accumulate(accs[k], widened, coefficient, first=not started[k])
-                    started[k] = True
-            self.bytes_read += len(read)
-        written = self._written[: chunk.nbytes(tensor.dtype)]
-        out = torch.from_numpy(written).view(TORCH_DTYPES[tensor.dtype])
-        for k, writer in enumerate(self._writers):
-            finish(accs[k], out)
-            if not all_finite(out) and (error := explain(self._plan, chunk, k)):
+    def _average(self, chunk: Chunk, files: OpenFiles, by: Arithmetic) -> None:
+        results = list(self._results[:, : chunk.nbytes(chunk.dtype)])
+        bad = self._at_once(chunk, files, by, results) or self._row_by_row(chunk, files, by, results)
+        self.bytes_read += len(chunk.run.sources) * chunk.nbytes(chunk.source_dtype)
+        for k, (writer, result) in enumerate(zip(self._writers, results, strict=True)):
+            if bad[k] and (error := explain(self._plan, chunk, k, result)):
                 raise error
-            writer.write(chunk, written.data)
+            writer.write(chunk, result.data)
+
+    def _at_once(self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes]) -> bytes | None:
+        """The results, read and made in one call: threads share the interpreter, so each step in it counts.
+
+        None if the engine cannot, or files could not be read like that; whoever reads them again says why.
+        """
+        if not isinstance(by, Kernel) or (where := places(chunk, files)) is None:
+            return None
+        done = by.replay(
+            where,
+            chunk.run.coefficients,
+            self._rows,
+            self._sums,
+            results,
+            chunk.elements,
+            dtypes=(chunk.source_dtype, chunk.dtype),
+        )
+        return done if isinstance(done, bytes) else None
+
+    def _row_by_row(self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes]) -> bytes:
+        """The same in steps."""
+        bad = [bytes(len(results))]
+        dtypes, coefficients = (chunk.source_dtype, chunk.dtype), chunk.run.coefficients
+        for piece in chunk.pieces(self._plan.buffers.block):
+            begin = piece.begins(piece.dtype) - chunk.begins(chunk.dtype)
+            into = [result[begin : begin + piece.nbytes(piece.dtype)] for result in results]
+            rows = list(self._rows[:, : piece.nbytes(piece.source_dtype)])
+            sums, count = self._sums.reshape(-1)[: len(into) * piece.elements], len(chunk.run.sources)
+            for first in range(0, count, len(rows)):
+                taken = rows[: count - first]
+                for place, row in enumerate(taken, first):
+                    self._ahead.read_into(piece, place, files, row.data)
+                bad.append(
+                    by.average(
+                        taken,
+                        coefficients[first : first + len(taken)],
+                        sums.reshape(len(into), piece.elements),
+                        into if first + len(taken) == count else None,
+                        dtypes=dtypes,
+                        begins=not first,
+                    )
+                )
+        return bytes(map(max, zip(*bad, strict=True)))
 
 
 def replay_on_cpu(plan: Plan, writers: Sequence[Sink], progress: Progress) -> None:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
     queue = Queue(chunks(plan, plan.buffers.chunk))
-    with (
-        _torch_threads_kept(),
-        Ahead(plan, plan.buffers.chunk) as ahead,
-        ThreadPoolExecutor(plan.buffers.threads) as threads,
-    ):
+    with Ahead(plan, plan.buffers.chunk) as ahead, ThreadPoolExecutor(plan.buffers.threads) as threads:
         lanes = [Lane(plan, writers, ahead) for _ in range(plan.buffers.threads)]
         try:
             running = [threads.submit(lane.work, queue) for lane in lanes]
@@ -107,13 +131,3 @@ def _watch(running: list[Future[None]], lanes: list[Lane], progress: Progress) -
         progress(sum(lane.bytes_read for lane in lanes))
         for future in done:
             future.result()
-
-
-@contextmanager
-def _torch_threads_kept() -> Iterator[None]:
-    """Workers run torch with one thread each; a program that calls belay gets its own number back."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 
 from belay_cli.engine.chunks import Chunk, Progress, Sink, Source, chunks
-from belay_cli.engine.contract import TORCH_DTYPES, accumulate, all_finite, finish, widen
 from belay_cli.engine.finite import explain
 from belay_cli.engine.reading import Ahead
+from belay_cli.engine.torch_ops import TORCH_DTYPES, accumulate, begin, check_finite, finish, widen
 from belay_cli.errors import DeviceError
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
@@ -94,7 +94,7 @@ class Part(NamedTuple):
     @property
     def last(self) -> bool:
         """Whether the chunk ends with it."""
-        return self.place == len(self.chunk.sources) - 1
+        return self.place == len(self.chunk.run.sources) - 1
 
 
 class Pipeline:
@@ -116,14 +116,13 @@ class Pipeline:
         self._wide = torch.empty(n, dtype=torch.float64, device=device)
         self._acc = torch.empty(len(writers), n, dtype=torch.float64, device=device)
         self._copying, self._computing = Timeline(device), Timeline(device)
-        self._started = [False] * len(writers)
         self._written: deque[list[Future[None]]] = deque()
         self._finished = 0
         self._ahead = Ahead(plan, n)  # last: if memory for the rest is missing, nothing is being read
 
     def read(self, slot: Slot, part: Part) -> int:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
-        nbytes = part.chunk.nbytes(part.chunk.tensor.source_dtype)
+        nbytes = part.chunk.nbytes(part.chunk.source_dtype)
         slot.copied.wait()
         self._ahead.read_into(part.chunk, part.place, self._files[slot], slot.host.numpy().data[:nbytes])
         return nbytes
@@ -131,42 +130,41 @@ class Pipeline:
     def add(self, slot: Slot, part: Part) -> None:
         """Copy a filled slot to the device and add it to every output; after the last part, send the results off."""
         chunk = part.chunk
-        if chunk.tensor.copied:
-            data = slot.host.numpy().data[: chunk.nbytes(chunk.tensor.dtype)]
+        if chunk.copied:
+            data = slot.host.numpy().data[: chunk.nbytes(chunk.dtype)]
             for writer in self._writers:
                 writer.write(chunk, data)
             return
-        nbytes = chunk.nbytes(chunk.tensor.source_dtype)
+        nbytes = chunk.nbytes(chunk.source_dtype)
         self._copying.after(slot.used)
         with self._copying.running():
             slot.device[:nbytes].copy_(slot.host[:nbytes], non_blocking=True)
         slot.copied = self._copying.mark()
         self._computing.after(slot.copied)
         with self._computing.running():
-            self._accumulate(slot.device[:nbytes].view(TORCH_DTYPES[chunk.tensor.source_dtype]), part)
+            self._accumulate(slot.device[:nbytes].view(TORCH_DTYPES[chunk.source_dtype]), part)
         slot.used = self._computing.mark()
         if part.last:
             self._send_results(chunk)
 
     def _accumulate(self, x: torch.Tensor, part: Part) -> None:
-        if part.first:
-            self._started = [False] * len(self._writers)
         n = part.chunk.elements
+        if part.first:
+            begin(self._acc[:, :n])
         wide = widen(x, self._wide[:n])
-        for k, coefficient in enumerate(part.source.coefficients):
+        for k, coefficient in enumerate(part.chunk.run.coefficients[part.place].tolist()):
             if coefficient:
-                accumulate(self._acc[k, :n], wide, coefficient, first=not self._started[k])
-                self._started[k] = True
+                accumulate(self._acc[k, :n], wide, coefficient)
 
     def _send_results(self, chunk: Chunk) -> None:
         if len(self._written) == _RESULTS:
             self._wait_for_oldest()
         results = self._results[self._finished % _RESULTS]
         self._finished += 1
-        nbytes = chunk.nbytes(chunk.tensor.dtype)
+        nbytes = chunk.nbytes(chunk.dtype)
         with self._computing.running():
             for k, slot in enumerate(results):
-                finish(self._acc[k, : chunk.elements], slot.device[:nbytes].view(TORCH_DTYPES[chunk.tensor.dtype]))
+                finish(self._acc[k, : chunk.elements], slot.device[:nbytes].view(TORCH_DTYPES[chunk.dtype]))
                 slot.host[:nbytes].copy_(slot.device[:nbytes], non_blocking=True)
         done = self._computing.mark()
         self._written.append(
@@ -175,9 +173,9 @@ class Pipeline:
 
     def _write_result(self, k: int, slot: Slot, chunk: Chunk, done: Mark) -> None:
         done.wait()
-        host = slot.host[: chunk.nbytes(chunk.tensor.dtype)]
-        if not all_finite(host.view(TORCH_DTYPES[chunk.tensor.dtype])):
-            error = explain(self._plan, chunk, k)
+        host = slot.host[: chunk.nbytes(chunk.dtype)]
+        if not check_finite(host.view(TORCH_DTYPES[chunk.dtype])):
+            error = explain(self._plan, chunk, k, host.numpy())
             if error is not None:
                 raise error
         self._writers[k].write(chunk, host.numpy().data)
@@ -231,7 +229,7 @@ def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor,
 
 def _parts(plan: Plan, n: int) -> Iterator[Part]:
     for chunk in chunks(plan, n):
-        for place, source in enumerate(chunk.sources):
+        for place, source in enumerate(chunk.run.sources):
             yield Part(chunk, source, place)
 
 

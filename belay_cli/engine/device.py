@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import sys
 
 from belay_cli.errors import DeviceError
 
+CPU = "cpu"
 
-def find_device(text: str) -> torch.device:
-    """`auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`. Raises DeviceError if it is not there."""
-    if text == "cpu" or (text == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
+
+def find_device(text: str) -> str:
+    """`cpu` or `cuda:N`, for `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises DeviceError if it is not there.
+    """
+    if text == CPU or (text == "auto" and not has_gpu()):
+        return CPU
+    import torch
+
     if not torch.cuda.is_available():
+        if text == "auto":
+            return CPU  # this build of torch knows no GPU
         raise DeviceError(f"--device {text}: this machine, or this build of torch, has no CUDA", hint="--device cpu")
     number = int(text.partition(":")[2] or torch.cuda.current_device())
     count = torch.cuda.device_count()
     if number >= count:
         raise DeviceError(f"--device {text}: there are {count} CUDA devices, counted from 0", hint="--device cuda:0")
-    return torch.device("cuda", number)
+    return f"cuda:{number}"
+
+
+def has_gpu() -> bool:
+    """Whether the driver of NVIDIA's GPUs is here and shows one, asked of itself: torch takes a second to import."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

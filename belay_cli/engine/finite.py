@@ -2,58 +2,71 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
+from belay_cli.engine.arithmetic import arithmetic
 from belay_cli.engine.chunks import Chunk, Source
-from belay_cli.engine.contract import TORCH_DTYPES, accumulate
+from belay_cli.engine.contract import Bytes
 from belay_cli.errors import NumericError, glob_for
 from belay_cli.formats.dtypes import DTYPES
+from belay_cli.formats.floats import Float64s, as_float64
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles
 
 
-def explain(plan: Plan, chunk: Chunk, k: int) -> NumericError | None:
-    """The error for a chunk of output k that holds NaN or infinity, or None if the options allow what it holds."""
+def explain(plan: Plan, chunk: Chunk, k: int, result: Bytes) -> NumericError | None:
+    """The error for a chunk of output k, whose bytes are `result`; None if the options allow what it holds."""
+    begins = chunk.begins(chunk.dtype)
     with OpenFiles(limit=16) as files:
-        return _explain(plan, chunk, k, files)
+        for piece in chunk.by_tensor():
+            at = piece.begins(piece.dtype) - begins
+            found = as_float64(result[at : at + piece.nbytes(piece.dtype)], piece.dtype)
+            if not np.isfinite(found).all() and (error := _explain(plan, piece, k, found, files)):
+                return error
+    return None
 
 
-def _explain(plan: Plan, chunk: Chunk, k: int, files: OpenFiles) -> NumericError | None:
-    parts = [source for source in chunk.sources if source.coefficients[k]]
-    kinds = {source: kind for source in parts if (kind := _kind(_load(chunk, source, files)))}
+def _explain(plan: Plan, chunk: Chunk, k: int, found: Float64s, files: OpenFiles) -> NumericError | None:
+    """The same for what lies in one tensor."""
+    coefficients = chunk.run.coefficients[:, k]
+    parts = [source for source, c in zip(chunk.run.sources, coefficients, strict=True) if c]
+    kinds = {source: kind for source in parts if (kind := _kind(_load(chunk, source, files), chunk.source_dtype))}
     if not kinds:
         return _overflow(chunk)
-    if plan.options.allow_nonfinite or chunk.tensor.action == "last":
-        return _overflow(chunk) if _overflows(chunk, parts, k, files) else None
+    if plan.options.allow_nonfinite or chunk.part.tensor.action == "last":
+        return _overflow(chunk) if _overflows(plan, chunk, k, found, files) else None
     source, kind = next(iter(kinds.items()))
     return _in_weights(plan, chunk, source, kind)
 
 
-def _load(chunk: Chunk, source: Source, files: OpenFiles) -> torch.Tensor:
-    buffer = bytearray(chunk.nbytes(chunk.tensor.source_dtype))
-    source.stored.read_into(files, memoryview(buffer), chunk.begins(chunk.tensor.source_dtype))
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[chunk.tensor.source_dtype])
+def _load(chunk: Chunk, source: Source, files: OpenFiles) -> Bytes:
+    data = np.empty(chunk.nbytes(chunk.source_dtype), np.uint8)
+    source.stored.read_into(files, data.data, chunk.begins(chunk.source_dtype))
+    return data
 
 
-def _kind(x: torch.Tensor) -> str | None:
-    if x.isnan().any():
+def _kind(data: Bytes, dtype: str) -> str | None:
+    x = as_float64(data, dtype)
+    if np.isnan(x).any():
         return "NaN"
-    if x.isinf().any():
-        return "-inf" if (x[x.isinf()] < 0).all() else "inf"
+    if np.isinf(x).any():
+        return "-inf" if (x[np.isinf(x)] < 0).all() else "inf"
     return None
 
 
-def _overflows(chunk: Chunk, parts: list[Source], k: int, files: OpenFiles) -> bool:
+def _overflows(plan: Plan, chunk: Chunk, k: int, found: Float64s, files: OpenFiles) -> bool:
     """Whether the output's dtype makes an element infinite that float64 held."""
-    acc = torch.empty(chunk.elements, dtype=torch.float64)
-    for i, source in enumerate(parts):
-        accumulate(acc, _load(chunk, source, files).double(), source.coefficients[k], first=i == 0)
-    out = acc.to(TORCH_DTYPES[chunk.tensor.dtype])
-    return bool((torch.isfinite(acc) & ~torch.isfinite(out)).any())
+    by, exact = arithmetic(plan.engine), np.empty(chunk.elements)
+    sums = np.empty((1, chunk.elements))
+    for i, source in enumerate(chunk.run.sources):
+        rows, into = [_load(chunk, source, files)], [exact] if i == len(chunk.run.sources) - 1 else None
+        factors = np.ascontiguousarray(chunk.run.coefficients[i : i + 1, k : k + 1])
+        by.average(rows, factors, sums, into, dtypes=(chunk.source_dtype, "F64"), begins=not i)
+    return bool((np.isfinite(exact) & ~np.isfinite(found)).any())
 
 
 def _in_weights(plan: Plan, chunk: Chunk, source: Source, kind: str) -> NumericError:
-    name = chunk.tensor.name
+    name = chunk.part.tensor.name
     checkpoint = plan.series.checkpoints[source.checkpoint]
     mend = (
         "leave the checkpoint out"
@@ -69,7 +82,7 @@ def _in_weights(plan: Plan, chunk: Chunk, source: Source, kind: str) -> NumericE
 
 
 def _overflow(chunk: Chunk) -> NumericError:
-    tensor = chunk.tensor
+    tensor = chunk.part.tensor
     return NumericError(
         f"the average of {tensor.name!r} is too large for {DTYPES[tensor.dtype].name}",
         tensor=tensor.name,

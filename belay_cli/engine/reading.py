@@ -15,7 +15,7 @@ from typing import NamedTuple
 from belay_cli.engine.chunks import Chunk, Source, chunks
 from belay_cli.errors import CheckpointError
 from belay_cli.planning import Plan
-from belay_cli.storage.files import OpenFiles, StoredFile, is_remote
+from belay_cli.storage.files import OpenFiles, Stored, StoredFile, is_remote
 from belay_cli.storage.remote import open_remote
 from belay_cli.storage.remote.path import RemotePath
 
@@ -31,7 +31,22 @@ class _Part(NamedTuple):
 
 def read_part(chunk: Chunk, source: Source, files: OpenFiles, buffer: memoryview) -> None:
     """Fill `buffer` with the chunk's bytes of one checkpoint. Raises CheckpointError."""
-    source.stored.read_into(files, buffer, chunk.begins(chunk.tensor.source_dtype))
+    source.stored.read_into(files, buffer, chunk.begins(chunk.source_dtype))
+
+
+def places(chunk: Chunk, files: OpenFiles) -> list[tuple[int, int]] | None:
+    """Where a chunk begins in every source, as (descriptor, offset), good until `files` is asked again.
+
+    None where that is not in files of this machine, or they cannot all be open at once.
+    """
+    runs = [source.stored for source in chunk.run.sources if isinstance(source.stored, Stored)]
+    if len(runs) < len(chunk.run.sources):
+        return None
+    descriptors = files.descriptors([where.file for where in runs])
+    if descriptors is None:
+        return None
+    begin = chunk.begins(chunk.source_dtype)
+    return [(descriptor, where.offset + begin) for descriptor, where in zip(descriptors, runs, strict=True)]
 
 
 class Ahead:
@@ -59,7 +74,7 @@ class Ahead:
     def read_into(self, chunk: Chunk, place: int, files: OpenFiles, buffer: memoryview) -> None:
         """Fill `buffer` with the chunk's bytes of its source at `place`. Raises CheckpointError."""
         if self._pool is None:
-            read_part(chunk, chunk.sources[place], files, buffer)
+            read_part(chunk, chunk.run.sources[place], files, buffer)
             return
         with self._lock:
             reading = self._reading.pop((chunk.number, place), None)
@@ -67,7 +82,7 @@ class Ahead:
                 self._taken.add((chunk.number, place))
             self._fill()
         if reading is None:
-            read_part(chunk, chunk.sources[place], files, buffer)
+            read_part(chunk, chunk.run.sources[place], files, buffer)
         else:
             buffer[:] = reading.result()
 
@@ -84,7 +99,7 @@ class Ahead:
         if files is None:
             files = self._local.files = OpenFiles(_OPEN)
             self._opened.append(files)
-        buffer = bytearray(part.chunk.nbytes(part.chunk.tensor.source_dtype))
+        buffer = bytearray(part.chunk.nbytes(part.chunk.source_dtype))
         read_part(part.chunk, part.source, files, memoryview(buffer))
         return buffer
 
@@ -129,5 +144,5 @@ def _is_still(path: Path, file: StoredFile) -> bool:
 
 def _parts(plan: Plan, n: int) -> Iterator[_Part]:
     for chunk in chunks(plan, n):
-        for place, source in enumerate(chunk.sources):
+        for place, source in enumerate(chunk.run.sources):
             yield _Part((chunk.number, place), chunk, source)

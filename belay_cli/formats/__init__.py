@@ -11,6 +11,7 @@ forbidden_names     what no pickle may name
 unknown             objects of classes that are not known
 foreign             what cannot be read, and how to get from there
 dtypes              the element types
+floats              their numbers
 text                what a file claims, as text that fits on a line
 
 A format is a row of FILES or DIRECTORIES: everything else follows from what it gives.

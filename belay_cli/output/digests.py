@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.chunks import Part
 from belay_cli.planning.layout import PlannedTensor
 
 # Little enough to be in the page cache still, and what two cores hash while a fast disk takes half a gigabyte.
@@ -21,7 +21,7 @@ class _Running:
     def __init__(self) -> None:
         self.sha = hashlib.sha256()
         self.taken = 0  # elements
-        self.early: dict[int, Chunk] = {}  # by their first element
+        self.early: dict[int, Part] = {}  # by their first element
 
 
 class TensorDigests:
@@ -38,24 +38,24 @@ class TensorDigests:
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
 
-    def update(self, chunk: Chunk, data: memoryview) -> None:
+    def update(self, part: Part, data: memoryview) -> None:
         """Take a chunk that has been written, now or when everything before it in its tensor has been taken."""
-        if chunk.tensor.name in self._later:
+        if part.tensor.name in self._later:
             return
         with self._lock:
-            running = self._running.setdefault(chunk.tensor.name, _Running())
-            if running.taken < chunk.start:
-                running.early[chunk.start] = chunk
+            running = self._running.setdefault(part.tensor.name, _Running())
+            if running.taken < part.start:
+                running.early[part.start] = part
                 return
         running.sha.update(data)  # others may go on with other tensors; for this one it is nobody else's turn
-        while early := self._after(chunk, running):
-            chunk = early
-            self._take_back(running, chunk.tensor, chunk.start, chunk.start + chunk.elements)
+        while early := self._after(part, running):
+            part = early
+            self._take_back(running, part.tensor, part.start, part.start + part.elements)
 
-    def _after(self, chunk: Chunk, running: _Running) -> Chunk | None:
+    def _after(self, part: Part, running: _Running) -> Part | None:
         """Note that a chunk was taken. Returns the one after it, if that was written before."""
         with self._lock:
-            running.taken = chunk.start + chunk.elements
+            running.taken = part.start + part.elements
             return running.early.pop(running.taken, None)
 
     def _take_back(self, running: _Running, tensor: PlannedTensor, start: int, end: int) -> None:

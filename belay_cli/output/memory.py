@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.chunks import Chunk, by_tensor
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning import Plan
@@ -46,8 +46,9 @@ class MemoryOutput:
 
     def write(self, chunk: Chunk, data: memoryview) -> None:
         """Copy a chunk's bytes to their place in the tensor."""
-        begin = chunk.begins(chunk.tensor.dtype)
-        self._bytes[chunk.tensor.name].numpy()[begin : begin + len(data)] = data
+        for part, own in by_tensor(chunk, data):
+            begin = part.start * DTYPES[part.tensor.dtype].bits // 8
+            self._bytes[part.tensor.name].numpy()[begin : begin + len(own)] = own
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors by name, on the CPU; names that share bytes in the checkpoints share a tensor."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
-from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.chunks import Chunk, by_tensor
 from belay_cli.errors import OutputError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.output.digests import TensorDigests, to_take_later
@@ -64,11 +64,12 @@ class OutputWriter:
                 _write_all(descriptor, memoryview(head), 0)
 
     def write(self, chunk: Chunk, data: memoryview) -> None:
-        """Put a chunk's bytes in their place, and add them to the digest of their tensor."""
-        tensor = chunk.tensor
+        """Put a chunk's bytes in their place, and add them to the digests of their tensors."""
+        shard = chunk.run.tensors[0].shard
         with self._errors_named():
-            _write_all(self._descriptors[tensor.shard], data, self._place(tensor) + chunk.begins(tensor.dtype))
-            self._digests.update(chunk, data)
+            _write_all(self._descriptors[shard], data, len(self._headers[shard]) + chunk.place)
+            for part, own in by_tensor(chunk, data):
+                self._digests.update(part, own)
 
     def _place(self, tensor: PlannedTensor) -> int:
         """Bytes from the start of its file to a tensor."""

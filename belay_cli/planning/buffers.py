@@ -4,59 +4,91 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from belay_cli.errors import UsageError
 
 DEFAULT_MAX_MEMORY = "300MB"
 
-# The accumulators of one thread stay in its cache; fewer elements cost calls, more cost cache misses.
-_CACHE_BYTES = 4 << 20
-_LARGEST_CHUNK = 256 << 10  # elements
-_SMALLEST_CHUNK = 4 << 10
-_GOOD_CHUNK = 16 << 10
+_SMALLEST = 4 << 10  # elements
+_LARGEST = 256 << 10
+_RESULTS_BYTES = 4 << 20  # of one thread, for all outputs: what it writes between two looks at the interpreter
+
+
+class Shape(NamedTuple):
+    """How a thread reads: `rows` checkpoints at a time, and of each as many elements as fill `cache` bytes.
+
+    At least `good` elements, and at most `largest`. Sums are touched once for so many checkpoints.
+    """
+
+    cache: int
+    good: int
+    largest: int
+    rows: int
+
+
+IN_CACHE = Shape(768 << 10, 4 << 10, _LARGEST, 16)  # for the kernel, which reads and adds without the interpreter
+FEW_CALLS = Shape(4 << 20, 64 << 10, _LARGEST, 1)  # else: each call costs as much as some thousand elements
+FAR_AWAY = Shape(1 << 30, 1 << 20, 1 << 20, 1)  # from a server, which is asked for more at a time than a cache holds
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Threads, elements of a chunk, the bytes that all threads' buffers take together, and the bytes they may."""
+    """How the work is cut: a thread makes `chunk` elements of every output at a time, out of blocks.
+
+    Of a block it holds `rows` checkpoints. `nbytes` is what all threads' buffers take together, `limit` what they may.
+    """
 
     threads: int
     chunk: int
+    block: int
+    rows: int
     nbytes: int
     limit: int
 
 
-def bytes_per_element(outputs: int, source_bytes: int, output_bytes: int) -> int:
-    """Of one thread's chunk: as read, in float64, as written, as read back for its digest, and a float64 an output."""
-    return source_bytes + 8 + 2 * output_bytes + outputs * 8
+def bytes_of_thread(outputs: int, rows: int, source_bytes: int, output_bytes: int, *, chunk: int, block: int) -> int:
+    """Rows as read, one of them and every sum in float64, every result, and one that is read back for its digest."""
+    return block * (rows * source_bytes + 8 + outputs * 8) + chunk * (outputs + 1) * output_bytes
 
 
 def plan_buffers(
     *,
     outputs: int,
+    checkpoints: int,
     source_bytes: int,
     output_bytes: int,
     threads: int | None,
     max_memory: int,
     chunk: int | None = None,
+    shape: Shape = IN_CACHE,
 ) -> Buffers:
-    """Chunks that stay in cache, for as many threads as fit in `max_memory` bytes (at most `threads`).
+    """Chunks and blocks for as many threads as fit in `max_memory` bytes (at most `threads`).
 
     Raises UsageError if not even one thread with the smallest chunk fits.
     """
-    each = bytes_per_element(outputs, source_bytes, output_bytes)
+    rows = max(1, min(shape.rows, checkpoints))
+
+    def takes(chunk: int, block: int) -> int:
+        return bytes_of_thread(outputs, rows, source_bytes, output_bytes, chunk=chunk, block=block)
+
     wanted = wanted_threads(threads)
+    in_cache = rows * source_bytes + outputs * (8 + output_bytes)
+    block = max(shape.good, min(shape.largest, shape.cache // in_cache)) // 64 * 64
     if chunk is None:
-        chunk = max(_GOOD_CHUNK, min(_LARGEST_CHUNK, _CACHE_BYTES // (8 * (outputs + 1))))
-        chunk = max(_SMALLEST_CHUNK, min(chunk, max_memory // (wanted * each))) // 64 * 64
-    fitting = min(wanted, max_memory // (chunk * each))
+        chunk = max(block, min(_LARGEST, _RESULTS_BYTES // (outputs * output_bytes) // 64 * 64))
+        while chunk > _SMALLEST and wanted * takes(chunk, min(block, chunk)) > max_memory:
+            chunk = max(_SMALLEST, chunk // 2 // 64 * 64)
+    block = min(block, chunk)
+    each = takes(chunk, block)
+    fitting = min(wanted, max_memory // each)
     if fitting < 1:
         raise UsageError(
-            f"--max-memory is too small: one thread takes {chunk * each / 1e6:.1f} MB for {outputs} "
+            f"--max-memory is too small: one thread takes {each / 1e6:.1f} MB for {outputs} "
             f"output{'s' if outputs > 1 else ''}",
             hint="the default is " + DEFAULT_MAX_MEMORY,
         )
-    return Buffers(fitting, chunk, fitting * chunk * each, max_memory)
+    return Buffers(fitting, chunk, block, rows, fitting * each, max_memory)
 
 
 def wanted_threads(given: int | None) -> int:

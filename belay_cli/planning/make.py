@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.companions import Companions, companions, companions_above
@@ -21,11 +23,11 @@ from belay_cli.formats.dtypes import BY_NAME, DTYPES
 from belay_cli.formats.safetensors import LARGEST_HEADER, METADATA
 from belay_cli.formats.text import listed
 from belay_cli.planning.adapters import of_rank, planned_updates
-from belay_cli.planning.buffers import DEFAULT_MAX_MEMORY, Buffers, plan_buffers
+from belay_cli.planning.buffers import DEFAULT_MAX_MEMORY, FAR_AWAY, FEW_CALLS, IN_CACHE, Buffers, plan_buffers
 from belay_cli.planning.configs import edited_configs, untrue_metadata
 from belay_cli.planning.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out_folders, parse_size
 from belay_cli.planning.options import PlanOptions
-from belay_cli.planning.plan import Plan, PlannedOutput, output_stems, widest_elements
+from belay_cli.planning.plan import TORCH, Plan, PlannedOutput, output_stems, widest_elements
 from belay_cli.planning.policies import DELTA, DROP, Policies, refuse_packed, with_unnamed_last, without_tied
 from belay_cli.planning.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.planning.warnings import (
@@ -39,8 +41,7 @@ from belay_cli.planning.warnings import (
 from belay_cli.record import DOCUMENT, PLACEHOLDER, Record, canonical_command, recorded_checkpoints
 from belay_cli.rules import Rule, summarize
 from belay_cli.storage.files import is_remote
-
-_REMOTE_CHUNK = 1 << 20  # elements; a server far away is asked for more at a time than a cache holds
+from belay_cli.storage.pieces import StoredPieces
 
 
 def make_plan(
@@ -49,12 +50,13 @@ def make_plan(
     outputs: Sequence[str | os.PathLike[str] | None] | None,
     options: PlanOptions | None = None,
     *,
+    engine: str = TORCH,
     look_only: bool = False,
 ) -> Plan:
     """Decide everything: one output a rule, all read at once. An output of None goes to the default place.
 
-    Without outputs the averages stay in memory. look_only: nothing will be written, and an output that is there
-    already is a warning.
+    Without outputs the averages stay in memory. engine: of the arithmetic, if the processor does it. look_only: nothing
+    will be written, and an output that is there already is a warning.
 
     Raises UsageError, SeriesError, CheckpointError or OutputError.
     """
@@ -82,6 +84,7 @@ def make_plan(
     plan = Plan(
         series=series,
         options=options,
+        engine=engine,
         tensors=tuple(placed),
         dropped=len(found) - len(kept),
         shards=tuple(shards),
@@ -90,7 +93,7 @@ def make_plan(
         edited=edited_configs(series, options, beside.copied) if targets else {},
         carried=carried,
         updates=updates,
-        buffers=_plan_buffers(series, options, placed, len(rules)),
+        buffers=_plan_buffers(series, options, engine, placed, planned),
         warnings=(*_warnings(series, planned, placed, beside.outside), *standing),
     )
     _refuse_long_headers(plan)
@@ -191,16 +194,26 @@ def _carried(
     return carried, Metadata({}, sorted(left)).notes
 
 
-def _plan_buffers(series: Series, options: PlanOptions, tensors: Iterable[PlannedTensor], outputs: int) -> Buffers:
+def _plan_buffers(
+    series: Series,
+    options: PlanOptions,
+    engine: str,
+    tensors: Iterable[PlannedTensor],
+    outputs: Sequence[PlannedOutput],
+) -> Buffers:
     source_bytes, output_bytes = widest_elements(tensors)
     remote = any(is_remote(file.path) for checkpoint in series.checkpoints for file in checkpoint.files)
+    in_pieces = any(isinstance(place, StoredPieces) for place in (series.last.weights.places or {}).values())
+    read = np.any([output.coefficients for output in outputs], axis=0)
     return plan_buffers(
-        outputs=outputs,
+        outputs=len(outputs),
+        checkpoints=int(np.count_nonzero(read)),
         source_bytes=source_bytes,
         output_bytes=output_bytes,
         threads=options.threads,
         max_memory=parse_size(options.max_memory or DEFAULT_MAX_MEMORY, "--max-memory"),
-        chunk=options.chunk or (_REMOTE_CHUNK if remote else None),
+        chunk=options.chunk,
+        shape=FAR_AWAY if remote else FEW_CALLS if in_pieces or engine == TORCH else IN_CACHE,
     )
 
 

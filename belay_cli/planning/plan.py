@@ -27,6 +27,8 @@ from belay_cli.record import DOCUMENT, PREFIX, Record
 from belay_cli.rules import Float64Array, Rule, Summary
 from belay_cli.storage.files import AnyPath
 
+TORCH = "torch"  # the engine that is on every machine
+
 
 @dataclass(frozen=True)
 class PlannedOutput:
@@ -50,6 +52,7 @@ class Plan:
 
     series: Series
     options: PlanOptions
+    engine: str  # of the arithmetic, if the processor does it
     tensors: tuple[PlannedTensor, ...]
     dropped: int
     shards: tuple[Shard, ...]

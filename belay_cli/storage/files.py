@@ -6,7 +6,7 @@ a process may have.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -50,7 +50,7 @@ def is_plain_name(name: str) -> bool:
 
 
 class OpenFiles:
-    """The files that one thread reads, kept open: at most `limit`, then the one opened first is closed.
+    """The files that one thread reads, kept open: at most `limit`, then the one not used for longest is closed.
 
     Each thread has its own, so that none closes what another is reading.
     """
@@ -61,12 +61,24 @@ class OpenFiles:
 
     def read_into(self, file: StoredFile, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the file. Raises CheckpointError if it ends before that."""
-        found = self._open.get(file)
+        self._opened(file).read_into(buffer, offset)
+
+    def descriptors(self, files: Sequence[StoredFile]) -> list[int] | None:
+        """Those of files of this machine, good until the next call; None if they cannot all be open at once."""
+        if len(files) > self._limit:
+            return None
+        found = [self._opened(file) for file in files]
+        descriptors = [file.descriptor for file in found if isinstance(file, LocalFile)]
+        return descriptors if len(descriptors) == len(files) else None
+
+    def _opened(self, file: StoredFile) -> LocalFile | RemoteFile:
+        found = self._open.pop(file, None)
         if found is None:
             if len(self._open) >= self._limit:
                 self._open.pop(next(iter(self._open))).close()
-            found = self._open[file] = open_file(file.path)
-        found.read_into(buffer, offset)
+            found = open_file(file.path)
+        self._open[file] = found
+        return found
 
     def __enter__(self) -> OpenFiles:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from belay_cli.errors import CheckpointError
@@ -10,20 +11,24 @@ from belay_cli.errors import CheckpointError
 # One call moves at most 2,147,479,552 bytes on Linux.
 _LARGEST_READ = 1 << 30
 
+# Without O_NONBLOCK a pipe would be waited for until somebody writes to it; a file does not mind.
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
+
 
 class LocalFile:
     """A file of this machine, open for positioned reads by one thread or several."""
 
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError with the reason in words."""
-        if path.exists() and not path.is_file():  # a pipe would block for ever
-            raise CheckpointError("is not a file", file=path)
         self._path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            status = os.fstat(self._descriptor)
+            self.descriptor = os.open(path, _FLAGS)
         except OSError as error:
             raise CheckpointError(f"cannot be opened: {reason(error)}", file=path) from error
+        status = os.fstat(self.descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise CheckpointError("is not a file", file=path)
         self.size, self.modified = status.st_size, status.st_mtime_ns
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -33,7 +38,7 @@ class LocalFile:
             # As a rule one call fills the buffer whole: threads share the interpreter, so each step here counts.
             part = buffer if not done and total <= _LARGEST_READ else buffer[done : done + _LARGEST_READ]
             try:
-                count = os.preadv(self._descriptor, [part], offset + done)
+                count = os.preadv(self.descriptor, [part], offset + done)
             except OSError as error:
                 raise CheckpointError(f"cannot be read: {reason(error)}", file=self._path) from error
             if count == 0:
@@ -52,7 +57,7 @@ class LocalFile:
 
     def close(self) -> None:
         """Close it, once."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def __enter__(self) -> LocalFile:
         return self

@@ -13,8 +13,10 @@ from belay_cli.checkpoints.adapters.config import is_linear
 from belay_cli.checkpoints.adapters.lora import Pair, gain, pairs_in
 from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.checkpoint import Checkpoint
+from belay_cli.engine.low_rank import Matrix, average_update, relative_error
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.dtypes import BY_NAME, DTYPES
+from belay_cli.formats.floats import as_float64
 from belay_cli.planning.policies import AVERAGE, Policies
 from belay_cli.record import Record
 from belay_cli.rules import Float64Array
@@ -76,19 +78,15 @@ def _updates(record: Record, inputs: Sequence[Checkpoint], policies: Policies) -
 
 def _check_update(average: Checkpoint, record: Record, inputs: Sequence[Checkpoint], pair: Pair) -> tuple[int, str]:
     """Compare a whole update, B·A, with that of the checkpoints, cut to the same rank."""
-    import torch
-
-    from belay_cli.engine.low_rank import average_update, relative_error
-
     rank = average.tensors[pair.a].shape[0]
     c = record.rule.replay(record.ticks, list(np.eye(len(record.series))))
     c = c * gain(inputs[-1].tensors, pair, rank)
     count = sum(average.tensors[name].elements for name in pair)
     with OpenFiles(limit=16) as files:
 
-        def matrix(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+        def matrix(checkpoint: Checkpoint, name: str) -> Matrix:
             tensor = checkpoint.tensors[name]
-            return torch.from_numpy(_numbers(checkpoint, name, 0, tensor.elements, files).reshape(tensor.shape[0], -1))
+            return _numbers(checkpoint, name, 0, tensor.elements, files).reshape(tensor.shape[0], -1)
 
         exact = average_update(
             ((float(k), matrix(source, pair.b), matrix(source, pair.a)) for k, source in zip(c, inputs, strict=True)),
@@ -120,7 +118,7 @@ def _check_tensor(
                     return checked, f"is not that of the last checkpoint, near element {start}"
             else:
                 rows = [_numbers(source, name, start, count, files) for source in sources]
-                bad = _first_bad(_as_float64(written, tensor.dtype), rows, record, averaged, tensor)
+                bad = _first_bad(as_float64(written, tensor.dtype), rows, record, averaged, tensor)
                 if bad is not None:
                     return checked, f"differs from the recursion at element {start + bad}"
             checked += count
@@ -172,11 +170,4 @@ def _raw(
 
 
 def _numbers(checkpoint: Checkpoint, name: str, start: int, count: int, files: OpenFiles) -> Float64Array:
-    return _as_float64(_raw(checkpoint, name, start, count, files), checkpoint.tensors[name].dtype)
-
-
-def _as_float64(raw: np.ndarray[tuple[int], np.dtype[np.uint8]], dtype: str) -> Float64Array:
-    """Exact. bfloat16 is the upper half of a float32."""
-    if dtype == "BF16":
-        return (raw.view("<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
-    return raw.view({"F16": "<f2", "F32": "<f4", "F64": "<f8"}[dtype]).astype(np.float64)
+    return as_float64(_raw(checkpoint, name, start, count, files), checkpoint.tensors[name].dtype)

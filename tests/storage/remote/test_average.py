@@ -112,7 +112,7 @@ def test_an_object_that_is_swapped_half_way(served: list[str], web: Web, belay: 
     def swap(request: Request) -> None:
         web.files["/run/step-200.safetensors"] = bytes(data)
 
-    web.fail("GET .*step-200", swap, skip=8)
+    web.fail("GET .*step-200", swap, skip=4)
     ran = belay("average", *served, "-o", "out.safetensors", "-q")
     assert ran.code == 1
     assert "step-200.safetensors: changed on its server while it was read" in ran.err
