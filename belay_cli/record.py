@@ -16,7 +16,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +48,8 @@ _LARGEST_TICK = 2**53
 @cache
 def versions() -> dict[str, str]:
     """Of the libraries that the bytes may depend on; without the suffix that names a build of torch (`+cpu`)."""
+    from importlib.metadata import version  # here, as `belay --version` should not wait for it
+
     return {name: version(name).partition("+")[0] for name in ("torch", "safetensors")}
 
 

@@ -14,7 +14,7 @@ from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
 from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, find_series
 from belay_cli.checkpoints.differing import differing
-from belay_cli.checkpoints.fingerprint import fingerprints
+from belay_cli.checkpoints.fingerprint import Fingerprints, fingerprints
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
@@ -84,15 +84,11 @@ def average(
         raise UsageError(f"outputs is a list of paths, one for each rule, not {os.fspath(outputs)!r}")
     selection, planned = plan_options(options)
     hears = listener(progress)
-    plan = prepare(
-        checkpoints,
-        _asked(rules) if rules is not None else [asked(method or "ema")],
-        outputs if outputs is not None else [output],
-        selection,
-        planned,
-        hears,
-    )
-    reports = run(plan, hears)
+    wanted = _asked(rules) if rules is not None else [asked(method or "ema")]
+    places = outputs if outputs is not None else [output]
+    with Fingerprints() as marks:
+        plan = prepare(checkpoints, wanted, places, selection, planned, hears, marks=marks)
+        reports = run(plan, hears, marks)
     return reports if several else reports[0]
 
 
@@ -168,14 +164,16 @@ def prepare(
     hears: Listener,
     *,
     look_only: bool = False,
+    marks: Fingerprints | None = None,
 ) -> Plan:
     """The plan for these checkpoints, from headers alone: an output a rule, or None for averages in memory.
 
-    look_only: nothing will be written, so an output that is there already is a warning. Raises a BelayError.
+    marks: what takes their fingerprints meanwhile. look_only: nothing will be written, so an output that is there
+    already is a warning. Raises a BelayError.
     """
     given, engine = listed_paths(checkpoints), chosen_engine()
     with hears.phase("Opening the checkpoints") as phase:
-        series = find_series(given, selection)
+        series = find_series(given, selection, marks.take if marks else lambda checkpoint: None)
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
         return make_plan(series, rules, outputs, options, engine=engine, look_only=look_only)
 
@@ -189,17 +187,18 @@ def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:
     return [path for path in paths if path is not None]
 
 
-def run(plan: Plan, hears: Listener) -> list[Report]:
-    """Run a plan; a report an output. The listener hears what only the content shows, before weights are read."""
-    began = time.monotonic()
-    with ThreadPoolExecutor(2) as beside:
-        marks = beside.submit(fingerprints, plan.series.checkpoints)
-        uneven = beside.submit(differing, plan.series.checkpoints, plan.not_averageable)
-        # torch takes a second to import; what identifies the inputs is read meanwhile.
-        from belay_cli.engine.stream import replay
-        from belay_cli.output.writer import staged_outputs
+def run(plan: Plan, hears: Listener, marks: Fingerprints | None = None) -> list[Report]:
+    """Run a plan; a report an output. The listener hears what only the content shows, before weights are read.
 
-        found = marks.result()
+    marks: what took the fingerprints of the checkpoints while it was planned.
+    """
+    from belay_cli.engine.stream import replay
+    from belay_cli.output.writer import staged_outputs
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        uneven = beside.submit(differing, plan.series.checkpoints, plan.not_averageable)
+        found = marks.of(plan.series.checkpoints) if marks else fingerprints(plan.series.checkpoints)
         notes = tuple(differing_notes(uneven.result()))
     warnings = tuple(w for w in identical_warnings(plan.series, found) if w not in plan.warnings)
     for warning in warnings:

@@ -11,7 +11,7 @@ from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import SUFFIX, TORCH_SUFFIXES, is_directory_format
 from belay_cli.formats.shards import SHARD
-from belay_cli.storage.files import AnyPath, is_plain_name
+from belay_cli.storage.files import AnyPath, is_plain_name, names_in
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _VARIANT_INDEX = re.compile(r"(.+)(\.safetensors|\.bin)\.index(\.\w+)\.json")  # of diffusers and transformers
@@ -31,12 +31,16 @@ STATE = re.compile(
 
 @dataclass(frozen=True)
 class WeightSet:
-    """The weights of one model in a directory: a single file, or shards under an index. `suffix` is their format."""
+    """The weights of one model in a directory: a single file, or shards under an index. `suffix` is their format.
+
+    `beside`: the names of all that lies in the directory.
+    """
 
     directory: AnyPath
     stem: str  # `model` in model.safetensors and in model-00001-of-00002.safetensors
     index: AnyPath | None
     suffix: str = SUFFIX
+    beside: frozenset[str] = frozenset()
 
     @property
     def entry(self) -> AnyPath:
@@ -46,17 +50,26 @@ class WeightSet:
 
 def weight_sets(directory: AnyPath) -> list[WeightSet]:
     """Every set of weights that lies in the directory itself, in name order: safetensors, or else torch files."""
-    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    return _sets(directory, names, (SUFFIX,)) or torch_sets(directory)
+    names = _plain_names(directory)
+    return _sets(directory, names, names, (SUFFIX,)) or _torch_sets(directory, names)
 
 
 def torch_sets(directory: AnyPath) -> list[WeightSet]:
     """Every set of weights in torch files that lies in the directory itself, in name order."""
-    names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    return _sets(directory, [name for name in names if not STATE.fullmatch(name)], TORCH_SUFFIXES)
+    return _torch_sets(directory, _plain_names(directory))
 
 
-def _sets(directory: AnyPath, names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
+def _torch_sets(directory: AnyPath, there: list[str]) -> list[WeightSet]:
+    return _sets(directory, there, [name for name in there if not STATE.fullmatch(name)], TORCH_SUFFIXES)
+
+
+def _plain_names(directory: AnyPath) -> list[str]:
+    """Of what lies there and is not hidden."""
+    return sorted(name for name in names_in(directory) if not name.startswith("."))
+
+
+def _sets(directory: AnyPath, there: list[str], names: list[str], suffixes: tuple[str, ...]) -> list[WeightSet]:
+    beside = frozenset(there)
     sets = []
     for suffix in suffixes:
         indexed = _indices(names, suffix)
@@ -65,8 +78,8 @@ def _sets(directory: AnyPath, names: list[str], suffixes: tuple[str, ...]) -> li
         }
         single = {name.removesuffix(suffix) for name in names if name.endswith(suffix) and not SHARD.fullmatch(name)}
         _refuse_halves(directory, suffix, single, set(indexed), shards)
-        sets += [WeightSet(directory, stem, None, suffix) for stem in single]
-        sets += [WeightSet(directory, stem, directory / index, suffix) for stem, index in indexed.items()]
+        sets += [WeightSet(directory, stem, None, suffix, beside) for stem in single]
+        sets += [WeightSet(directory, stem, directory / index, suffix, beside) for stem, index in indexed.items()]
     return sorted(sets, key=lambda s: (s.stem, s.suffix))
 
 
@@ -95,12 +108,12 @@ def _refuse_halves(directory: AnyPath, suffix: str, single: set[str], indexed: s
         )
 
 
-def choose_weights(directory: AnyPath, source: str | None = None) -> WeightSet | None:
-    """The directory's one set of weights: the only one, or the one with the standard name; None if there is none.
+def choose_weights(directory: AnyPath, sets: list[WeightSet], source: str | None = None) -> WeightSet | None:
+    """Of the sets in a directory the only one, or the one with the standard name; None if there is none.
 
     source: `ema` for that of an EMA beside raw weights. Raises CheckpointError if it is not clear which is meant.
     """
-    sets = _of_source(directory, weight_sets(directory), source)
+    sets = _of_source(directory, sets, source)
     standard = [s for s in sets if s.stem in STANDARD_STEMS] or sets
     if len(standard) > 1:
         names = ", ".join(s.entry.name for s in standard[:3]) + (" …" if len(standard) > 3 else "")
@@ -139,9 +152,8 @@ def _of_source(directory: AnyPath, sets: list[WeightSet], source: str | None) ->
 
 def is_ema_set(weights: WeightSet) -> bool:
     """Whether a set of weights is an EMA by its name, or by that of the raw weights beside it."""
-    twin = f"{weights.stem}{_NON_EMA}"
-    beside = (f"{twin}{weights.suffix}", f"{twin}{weights.suffix}.index.json")
-    return bool(ema_by_name(weights.stem)) or any((weights.directory / name).is_file() for name in beside)
+    twin = f"{weights.stem}{_NON_EMA}{weights.suffix}"
+    return bool(ema_by_name(weights.stem)) or not weights.beside.isdisjoint((twin, f"{twin}.index.json"))
 
 
 def passed_over(chosen: WeightSet, sets: list[WeightSet]) -> list[str]:

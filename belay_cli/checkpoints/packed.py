@@ -92,7 +92,7 @@ def packed(tensors: Mapping[str, Tensor], directory: AnyPath | None, exempt: Ite
     """
     method = quantization(directory)
     spared = set(exempt)
-    modules = _modules(tensors).values()
+    modules = [parts for parts in _modules(tensors).values() if not _is_plain(parts)]
     return next(
         (
             found
@@ -103,6 +103,11 @@ def packed(tensors: Mapping[str, Tensor], directory: AnyPath | None, exempt: Ite
         ),
         None,
     )
+
+
+def _is_plain(parts: Parts) -> bool:
+    """Whether a module has nothing but a weight and a bias of plain floating point, as nearly all have."""
+    return all(part in ("weight", "bias") and DTYPES[tensor.dtype].averageable for part, tensor in parts.items())
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

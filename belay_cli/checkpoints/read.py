@@ -56,7 +56,7 @@ def read_directory(directory: AnyPath, opening: Opening) -> Weights:
         if recognise(entries - whole_alone(entries)):
             raise no_weights(directory)  # rank files, which would be taken for several models
         refuse_parts_in(directory, entries)
-    chosen = choose_weights(directory, opening.source)
+    chosen = choose_weights(directory, sets, opening.source)
     if chosen is None:
         raise no_weights(directory)
     with _in_place_of_no_weights(chosen.entry), _read_set(chosen) as contents:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from belay_cli.checkpoints.arguments import refuse_output
@@ -41,8 +41,12 @@ class Series:
         return self.checkpoints[-1]
 
 
-def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selection | None = None) -> Series:
-    """Open what the arguments name, and order it. Reads headers only.
+def find_series(
+    arguments: Sequence[str | os.PathLike[str]],
+    selection: Selection | None = None,
+    opened: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> Series:
+    """Open what the arguments name, and order it. Reads headers only. `opened` is called with each checkpoint.
 
     Raises CheckpointError for a checkpoint that cannot be read, SeriesError if there is no one order,
     UsageError if the selection does not fit.
@@ -52,7 +56,7 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     refuse_output(paths)
     paths = within(paths, selection) or paths
     refuse_parts(paths)
-    checkpoints = distinct([_opened(path, selection) for path in paths], notes)
+    checkpoints = distinct([_opened(path, selection, opened) for path in paths], notes)
     notes += notes_of(checkpoints)
     ordered, unit = order_checkpoints(checkpoints, selection, notes)
     taken = _select(ordered, selection)
@@ -61,7 +65,13 @@ def find_series(arguments: Sequence[str | os.PathLike[str]], selection: Selectio
     return Series(_series_name(taken), tuple(taken), ticks, unit, tuple(notes), selection, left_out)
 
 
-def _opened(path: AnyPath, selection: Selection) -> Checkpoint:
+def _opened(path: AnyPath, selection: Selection, opened: Callable[[Checkpoint], None]) -> Checkpoint:
+    checkpoint = _open(path, selection)
+    opened(checkpoint)
+    return checkpoint
+
+
+def _open(path: AnyPath, selection: Selection) -> Checkpoint:
     needs_step = selection.order == "step"
     if selection.allow_averages:
         return open_checkpoint(path, selection.opening, needs_step=needs_step)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from belay_cli.api import average as averaging
 from belay_cli.api.report import report
 from belay_cli.checkpoints import Selection
+from belay_cli.checkpoints.fingerprint import Fingerprints
 from belay_cli.cli.screen import Checkpoints, Screen, SummedUp
 from belay_cli.errors import UsageError
 from belay_cli.options import Option, flag, given
@@ -72,16 +73,18 @@ def average(
     console, summary = screen.console(), screen.summary
     if summary:
         summaries.ready(summary)
-    plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, look_only=dry_run)
     if dry_run:
+        plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, look_only=True)
         _show(console, "average", plan, screen)
         return
-    _keep_apart(plan, screen)
-    publication = _publication(publishing, console)
-    if publication:
-        publication.look()  # what is wrong there is said before the work
-    console.show_plan(plan, result=False)
-    (done,) = averaging.run(plan, console)
+    with Fingerprints() as marks:
+        plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, marks=marks)
+        _keep_apart(plan, screen)
+        publication = _publication(publishing, console)
+        if publication:
+            publication.look()  # what is wrong there is said before the work
+        console.show_plan(plan, result=False)
+        (done,) = averaging.run(plan, console, marks)
     if summary:
         console.note(summaries.append(summary, summaries.of_average(plan, done)))
     published = None

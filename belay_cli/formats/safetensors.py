@@ -109,19 +109,19 @@ _COPY_AGAIN = "the file is incomplete; copy or save it again, or leave the check
 
 def parse_header(path: AnyPath, size: int, text: bytes) -> WeightFile:
     """Check the header `text` of a file of `size` bytes."""
-    metadata, tensors = _KNOWN.get(text) or _understood(path, text)
+    metadata, tensors, end = _KNOWN.get(text) or _understood(path, text)
     data_start = 8 + len(text)
-    _check_layout(path, size - data_start, tensors)
+    _check_size(path, size - data_start, end)
     return WeightFile(path, size, data_start=data_start, metadata=dict(metadata), tensors=tensors)
 
 
 # Checkpoints of one series have the same header as a rule, which is understood once; a few, for several at a time.
-_KNOWN: dict[bytes, tuple[dict[str, str], tuple[Tensor, ...]]] = {}
-_MOST_KNOWN, _LONGEST_KNOWN = 16, 1 << 20
+_KNOWN: dict[bytes, tuple[dict[str, str], tuple[Tensor, ...], int]] = {}
+_MOST_KNOWN, _LONGEST_KNOWN = 16, 2 << 20
 
 
-def _understood(path: AnyPath, text: bytes) -> tuple[dict[str, str], tuple[Tensor, ...]]:
-    """The metadata and the tensors that a header tells of."""
+def _understood(path: AnyPath, text: bytes) -> tuple[dict[str, str], tuple[Tensor, ...], int]:
+    """The metadata and the tensors that a header tells of, and where the last of these ends."""
     header = _parse_json(path, text)
     metadata = header.pop(METADATA, None)
     if metadata is None:  # null too, as safetensors itself reads it
@@ -129,7 +129,7 @@ def _understood(path: AnyPath, text: bytes) -> tuple[dict[str, str], tuple[Tenso
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("has a header whose __metadata__ is not text by text", file=path)
     ordered = sorted((_tensor(path, name, entry) for name, entry in header.items()), key=lambda t: (t.begin, t.nbytes))
-    found = metadata, _shared(tuple(ordered))
+    found = metadata, _shared(tuple(ordered)), _check_layout(path, ordered)
     if len(text) <= _LONGEST_KNOWN:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
@@ -200,7 +200,8 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return True
 
 
-def _check_layout(path: AnyPath, data_size: int, tensors: Iterable[Tensor]) -> None:
+def _check_layout(path: AnyPath, tensors: Iterable[Tensor]) -> int:
+    """Where the last tensor ends. Raises CheckpointError if they do not lie side by side."""
     end = 0
     for tensor in tensors:
         if tensor.begin != end:
@@ -209,6 +210,10 @@ def _check_layout(path: AnyPath, data_size: int, tensors: Iterable[Tensor]) -> N
                 f"has a header that cannot be right: {tensor.name!r} {what}", file=path, tensor=tensor.name
             )
         end += tensor.nbytes
+    return end
+
+
+def _check_size(path: AnyPath, data_size: int, end: int) -> None:
     if end > data_size:
         raise CheckpointError(
             f"is cut short: its tensors take {end} bytes, and {max(data_size, 0)} are there",

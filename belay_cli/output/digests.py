@@ -37,9 +37,13 @@ class TensorDigests:
         self._later = later
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
+        self._whole: dict[str, str] = {}  # of tensors that came in one piece
 
     def update(self, part: Part, data: memoryview) -> None:
         """Take a chunk that has been written, now or when everything before it in its tensor has been taken."""
+        if part.elements == part.tensor.elements:
+            self._whole[part.tensor.name] = hashlib.sha256(data).hexdigest()
+            return
         if part.tensor.name in self._later:
             return
         with self._lock:
@@ -62,8 +66,14 @@ class TensorDigests:
         for data in self._read_back(tensor, start, end):
             running.sha.update(data)
 
+    def known(self, tensor: PlannedTensor) -> str:
+        """The digest of a tensor that came in one piece; empty for others."""
+        return self._whole.get(tensor.name, "")
+
     def of(self, tensor: PlannedTensor) -> str:
         """The digest (hex) of a tensor that is written whole; what was not taken of it is read back."""
+        if whole := self.known(tensor):
+            return whole
         running = self._running.get(tensor.name) or _Running()
         if running.taken < tensor.elements:
             self._take_back(running, tensor, running.taken, tensor.elements)

@@ -111,12 +111,14 @@ class OutputWriter:
 
     def _finish_digests(self) -> dict[str, str]:
         """Every tensor's digest. What is left to hash is hashed while the disk takes the data."""
+        found = {tensor.name: self._digests.known(tensor) for tensor in self._plan.tensors}
+        left = [tensor for tensor in self._plan.tensors if not found[tensor.name]]
         with ThreadPoolExecutor(self._plan.buffers.threads) as threads:
-            digests = threads.map(self._digests.of, self._plan.tensors)
+            digests = threads.map(self._digests.of, left)
             if self._plan.options.sync:
                 for descriptor in self._descriptors:
                     os.fsync(descriptor)
-            return {tensor.name: digest for tensor, digest in zip(self._plan.tensors, digests, strict=True)}
+            return found | {tensor.name: digest for tensor, digest in zip(left, digests, strict=True)}
 
     def _add_file(self, name: str, content: bytes) -> None:
         path = self._directory / name

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import UsageError
@@ -18,8 +19,7 @@ DEFAULT_SHARD_SIZE = "5GB"
 _SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class PlannedTensor:
+class PlannedTensor(NamedTuple):
     """One tensor of the output: what becomes of it, and where it goes. `dtype` is a safetensors code.
 
     `offset` counts bytes from the start of the data of its shard. `folder` is that of its model, where an output is
@@ -90,7 +90,7 @@ def lay_out(
     for number, group in enumerate(groups):
         offset = 0
         for tensor in sorted(group, key=lambda tensor: -DTYPES[tensor.dtype].bits):
-            placed.append(replace(tensor, shard=number, offset=offset))
+            placed.append(tensor._replace(shard=number, offset=offset))
             offset += tensor.nbytes
         name = f"{stem}.safetensors"
         if len(groups) > 1:
@@ -108,7 +108,7 @@ def lay_out_folders(
     for folder, stem in stems.items():
         own, files = lay_out([tensor for tensor in tensors if tensor.folder == folder], inside(folder, stem), largest)
         if own:  # else --drop leaves nothing of it
-            placed += [replace(tensor, shard=len(shards) + tensor.shard) for tensor in own]
+            placed += [tensor._replace(shard=len(shards) + tensor.shard) for tensor in own]
             shards += [replace(file, folder=folder) for file in files]
     return placed, shards
 

@@ -30,7 +30,7 @@ from belay_cli.storage.files import AnyPath
 TORCH = "torch"  # the engine that is on every machine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedOutput:
     """One average: its rule, its coefficients [T], and where it goes.
 
@@ -122,6 +122,15 @@ class Plan:
             for folder, part in parts
         ]
 
+    @cached_property
+    def header_sizes(self) -> list[list[int]]:
+        """Bytes of the header of each shard, for each output; its record is as long when it is known as before."""
+        return [[len(head) for head in self.headers(output.record)] for output in self.outputs]
+
+    @cached_property
+    def _document_sizes(self) -> list[int]:
+        return [len(output.record.document()) for output in self.outputs]
+
     def tensors_of(self, shard: int) -> list[PlannedTensor]:
         """The tensors of one shard, in the order of their bytes."""
         return [tensor for tensor in self.tensors if tensor.shard == shard]
@@ -150,13 +159,13 @@ class Plan:
         target = output.target
         if target is None:
             return {}
-        heads = self.headers(output.record)
-        sizes = [len(head) + shard.nbytes for head, shard in zip(heads, self.shards, strict=True)]
+        heads = self.header_sizes[self.outputs.index(output)]
+        sizes = [head + shard.nbytes for head, shard in zip(heads, self.shards, strict=True)]
         if target.is_file:
             return {target.path: sizes[0]}
         files = {target.path / shard.name: size for shard, size in zip(self.shards, sizes, strict=True)}
         files |= {target.path / name: len(content) for name, content in self.indices().items()}
-        files[target.path / DOCUMENT] = len(output.record.document())
+        files[target.path / DOCUMENT] = self._document_sizes[self.outputs.index(output)]
         if self.copies:
             directory = copies_from(self.series)
             sizes_of = {name: len(content) for name, content in self.edited.items()}

@@ -102,7 +102,8 @@ KINDS = (
 def statistics_warnings(tensors: Sequence[PlannedTensor]) -> Iterator[str]:
     """One for each kind of which something is averaged; tensors: those of the output."""
     kept = {tensor.name: tensor for tensor in tensors}
-    averaged = [tensor for tensor in tensors if tensor.action == AVERAGE]
+    endings = tuple(ending for kind in KINDS for ending in kind.endings)
+    averaged = [tensor for tensor in tensors if tensor.action == AVERAGE and tensor.name.endswith(endings)]
     for kind in KINDS:
         names = [tensor.name for tensor in averaged if _is_of(kind, tensor, kept)]
         if names:

@@ -111,18 +111,22 @@ def _refuse_no_path(text: str) -> None:
 
 
 def _keep_clear_of_inputs(path: Path, series: Series) -> None:
-    target = path.resolve()
+    target = os.path.realpath(path)
     for checkpoint in series.checkpoints:
         if is_remote(checkpoint.path):
             continue
-        given = checkpoint.path.resolve()
-        sources = [given, *(file.path.resolve() for file in checkpoint.files)]
+        given = os.path.realpath(checkpoint.path)  # text, since a series may have thousands
+        sources = [given, *(os.path.realpath(file.path) for file in checkpoint.files if isinstance(file.path, Path))]
         if target == given:
             raise OutputError("is one of the checkpoints, which stay as they are", file=path, hint=_ELSEWHERE)
-        if target in sources or (given.is_dir() and target.is_relative_to(given)):
+        if target in sources or _is_in(target, given):  # nothing is in a file
             raise OutputError(f"lies inside the input {checkpoint.path}", file=path, hint=_ELSEWHERE)
-        if any(source.is_relative_to(target) for source in sources):
+        if any(_is_in(source, target) for source in sources):
             raise OutputError(f"holds the input {checkpoint.path}", file=path, hint=_ELSEWHERE)
+
+
+def _is_in(inner: str, outer: str) -> bool:
+    return inner.startswith(outer.rstrip(os.sep) + os.sep)
 
 
 def _existing_file(path: Path, overwrite: bool) -> Target:

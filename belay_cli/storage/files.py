@@ -6,6 +6,7 @@ a process may have.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,13 @@ class StoredFile:
 def open_file(path: AnyPath) -> LocalFile | RemoteFile:
     """The file for reading. Raises CheckpointError."""
     return open_remote(path) if isinstance(path, RemotePath) else LocalFile(path)
+
+
+def names_in(directory: AnyPath) -> list[str]:
+    """The names of what lies in a directory, in no order."""
+    if isinstance(directory, Path):
+        return os.listdir(directory)  # noqa: PTH208 - no path is made of each: a series has thousands of directories
+    return [entry.name for entry in directory.iterdir()]
 
 
 def is_remote(path: AnyPath) -> bool:

@@ -51,9 +51,15 @@ class LocalFile:
 
     def read_at(self, offset: int, count: int) -> bytes:
         """`count` bytes from byte `offset`. The caller has checked that the file is that long."""
-        buffer = bytearray(count)
-        self.read_into(memoryview(buffer), offset)
-        return bytes(buffer)
+        try:
+            data = os.pread(self.descriptor, count, offset)
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {reason(error)}", file=self._path) from error
+        if len(data) < count:  # more than one call moves, or more than there is
+            buffer = bytearray(count)
+            self.read_into(memoryview(buffer), offset)
+            data = bytes(buffer)
+        return data
 
     def close(self) -> None:
         """Close it, once."""

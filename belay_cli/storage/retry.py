@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 LONGEST_WISH = 60.0  # seconds that a server may ask for
@@ -78,6 +77,8 @@ def wanted_wait(headers: Mapping[str, str]) -> float:
 
     0 if it asks for nothing.
     """
+    from email.utils import parsedate_to_datetime  # here, as only an answer of a server has such a date
+
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     text = headers.get("Retry-After", "").strip()

@@ -97,6 +97,9 @@ _MAGNITUDES = ("m", "magnitude", "weight_magnitude")
 _GLORA = ("a1", "a2", "b1", "b2")
 
 
+_WORDS = (*(dialect.marker for dialect in DIALECTS), *_KIND_OF, ".a1.weight")
+
+
 class Factor(NamedTuple):
     """One factor of a low-rank update, by its name.
 
@@ -126,6 +129,12 @@ def factor_of(name: str) -> Factor | None:
     return None
 
 
+def may_be_of_adapters(names: Iterable[str]) -> bool:
+    """Whether it is worth a look at each name: a model has ten thousand, and hardly ever one of these words in any."""
+    text = "\n".join(names)
+    return any(word in text for word in _WORDS)
+
+
 def factors_in(names: Iterable[str]) -> Iterator[Factor]:
     """The factors among tensors' names."""
     return (factor for name in names if (factor := factor_of(name)))
@@ -137,6 +146,8 @@ def _other_kind(name: str) -> str | None:
 
 def kind_by_names(names: Mapping[str, Any]) -> str | None:
     """What people call adapters whose tensors say that their update is no product of two factors; else None."""
+    if not may_be_of_adapters(names):
+        return None
     for name in names:
         if kind := _other_kind(name):
             return kind
@@ -159,4 +170,5 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     directories = [part.directory for part in checkpoint.weights.components.values()]
     if any(directory and (directory / ADAPTER_CONFIG).is_file() for directory in directories):
         return True
-    return any(factor_of(n) for n in checkpoint.tensors) or kind_by_names(checkpoint.tensors) is not None
+    names = checkpoint.tensors
+    return may_be_of_adapters(names) and (any(map(factor_of, names)) or kind_by_names(names) is not None)

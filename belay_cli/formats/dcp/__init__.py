@@ -25,7 +25,7 @@ from belay_cli.formats.dcp.piece_reader import PiecePlace, PieceReader
 from belay_cli.formats.dcp.tensors import FoundTensor, find_places, read_tensor
 from belay_cli.formats.dcp.tree import DcpLeaf, tree
 from belay_cli.formats.text import short
-from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, open_file, open_files
+from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, names_in, open_file, open_files
 
 METADATA = ".metadata"
 READERS = 8  # small reads, one after the other in each piece
@@ -35,7 +35,8 @@ Read = Callable[[str], tuple[StoredFile, ReadAt]]  # opens a file of the directo
 
 def is_dcp(directory: AnyPath) -> bool:
     """Whether the directory is one of torch.distributed.checkpoint, whole or not."""
-    return (directory / METADATA).is_file() or any(directory.glob("*.distcp"))
+    names = names_in(directory)
+    return any(name.endswith(".distcp") for name in names) or (METADATA in names and (directory / METADATA).is_file())
 
 
 @contextlib.contextmanager
