@@ -13,15 +13,19 @@ from measure import ROOT
 
 DECAY = 0.9
 BELAY, HAND_WRITTEN, FLOOR, MERGEKIT = "belay", "hand-written", "floor", "mergekit"
+FLOOR_OF_TORCH = "floor with torch"
 WITHOUT_DIGESTS = "without digests"
 
 _HERE = Path(__file__).resolve().parent
 
-# What no tool that uses torch can do without: import it, read the inputs, and write the output to the disk.
+# What no tool can do without: read the inputs, and write the output to the disk. Most import torch too.
 _FLOOR = """
-python=$1 average=$2 copy=$3; shift 3
-"$python" -c 'import torch' && cat "$@" >/dev/null && cp "$average" "$copy" && sync "$copy"
+average=$1 copy=$2; shift 2
+cat "$@" >/dev/null && cp "$average" "$copy" && sync "$copy"
 """
+_FLOOR_OF_TORCH = """
+python=$1; shift
+"$python" -c 'import torch' && """
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,14 @@ def without_digests(series: Path, output: Path) -> Peer:
 def _belay(name: str, program: Sequence[str], series: Path, output: Path) -> Peer:
     options = ["--decay", str(DECAY), "--unit", "checkpoint", "--overwrite", "-q", "--device", "cpu"]
     command = [sys.executable, *program, "average", str(series), "-o", str(output), *options]
+    return Peer(name, command, output, output / "model.safetensors", environment())
+
+
+def environment() -> dict[str, str]:
+    """In which this checkout is imported, from bytecode like any that was installed."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return Peer(name, command, output, output / "model.safetensors", {**os.environ, "PYTHONPATH": path})
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": path}
 
 
 def hand_written(series: Path, output: Path) -> Peer:
@@ -60,8 +70,15 @@ def hand_written(series: Path, output: Path) -> Peer:
 
 def floor(inputs: Sequence[Path], average: Path, output: Path) -> Peer:
     """The least that a run can cost; `average` is what it copies in place of an output."""
-    words = [sys.executable, str(average), str(output), *map(str, inputs)]
+    words = [str(average), str(output), *map(str, inputs)]
     return Peer(FLOOR, ["sh", "-c", _FLOOR, "floor", *words], output, output)
+
+
+def floor_of_torch(inputs: Sequence[Path], average: Path, output: Path) -> Peer:
+    """The least that a run can cost which imports torch."""
+    script = _FLOOR_OF_TORCH + "{" + _FLOOR + "}"
+    words = [sys.executable, str(average), str(output), *map(str, inputs)]
+    return Peer(FLOOR_OF_TORCH, ["sh", "-c", script, "floor", *words], output, output, environment())
 
 
 def mergekit(executable: Path, inputs: Sequence[Path], config: Path, output: Path) -> Peer:

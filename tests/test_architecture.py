@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoints", "engine", "formats", "output", "planning", "publish", "record", "rules", "show", "storage"),
         "verification",
     },
-    "cli": {"api", "checkpoints", "planning", "publish", "rules", "show", "storage"},
+    "cli": {"api", "checkpoints", "engine", "planning", "publish", "rules", "show", "storage"},
     "__init__": {"api", "rules"},
     "__main__": {"cli"},
 }

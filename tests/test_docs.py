@@ -16,6 +16,7 @@ import yaml
 
 from belay_cli import __version__
 from belay_cli.cli import build
+from belay_cli.engine.arithmetic import chosen_engine
 from docs import reference, transcripts
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +72,7 @@ def test_a_page_that_is_not_true_is_written_anew(tmp_path: Path) -> None:
     anew = transcripts.updated(page)
     assert "all is well" not in anew
     expected = "```console\n$ belay plan nowhere\nbelay: nowhere: does not exist\n\n$ belay --version\nbelay "
-    assert anew == f"{expected}{__version__}\n```\n"
+    assert anew == f"{expected}{__version__} (engine: {chosen_engine()})\n```\n"
     page.write_text(anew)
     assert transcripts.updated(page) == anew
 

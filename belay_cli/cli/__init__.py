@@ -16,7 +16,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +31,7 @@ from belay_cli.cli.commands import BelayCommand, BelayGroup, command, expanded, 
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.verify import verify
+from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import BelayError, UsageError
 from belay_cli.show.console import Console
 from belay_cli.show.log import appendable
@@ -59,13 +59,14 @@ def build() -> typer.Typer:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        Console().line(f"belay {__version__}")
+        Console().line(f"belay {__version__} (engine: {chosen_engine()})")
         raise typer.Exit
 
 
 def belay(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and engine."),
     ] = False,
 ) -> None:
     """Average the checkpoints of a training run, by the dynamics of EMA and BELAY. No retraining.
@@ -152,6 +153,8 @@ def _log_file(flags: Sequence[str]) -> Path | None:
 
 def _trace(wanted: bool) -> None:
     if wanted:
+        import traceback  # here, as no run that ends well has one
+
         traceback.print_exc()
 
 

@@ -12,7 +12,7 @@ from belay_cli.engine.chunks import Chunk, Progress, Queue, Sink, chunks
 from belay_cli.engine.contract import Arithmetic, Bytes
 from belay_cli.engine.finite import explain
 from belay_cli.engine.kernel import Kernel
-from belay_cli.engine.reading import Ahead, places
+from belay_cli.engine.reading import Ahead, let_go, places
 from belay_cli.errors import BelayError
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
@@ -37,7 +37,8 @@ class Lane:
     def work(self, queue: Queue) -> None:
         """Take chunks until there are none. An error stops the queue, and is kept with its chunk's number."""
         by = arithmetic(self._plan.engine)
-        with OpenFiles(open_files(self._plan.buffers.threads)) as files:
+        wanted = sum(len(self._plan.series.checkpoints[t].files) for t in self._plan.read_checkpoints)
+        with OpenFiles(open_files(self._plan.buffers.threads, wanted)) as files:
             for chunk in queue:
                 try:
                     self._copy(chunk, files) if chunk.copied else self._average(chunk, files, by)
@@ -81,6 +82,9 @@ class Lane:
             chunk.elements,
             dtypes=(chunk.source_dtype, chunk.dtype),
         )
+        if self._plan.options.drop_cache:
+            for place in where:
+                let_go(place, chunk.nbytes(chunk.source_dtype))
         return done if isinstance(done, bytes) else None
 
     def _row_by_row(self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes]) -> bytes:

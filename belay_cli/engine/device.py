@@ -6,16 +6,19 @@ import ctypes
 import sys
 
 from belay_cli.errors import DeviceError
+from belay_cli.planning import Plan
+from belay_cli.planning.gpu import gpu_pays
 
 CPU = "cpu"
 
 
-def find_device(text: str) -> str:
-    """`cpu` or `cuda:N`, for `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`.
+def find_device(plan: Plan) -> str:
+    """`cpu` or `cuda:N`, for `auto` (CUDA where it pays and there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises DeviceError if it is not there.
     """
-    if text == CPU or (text == "auto" and not has_gpu()):
+    text = plan.options.device
+    if text == CPU or (text == "auto" and not (gpu_pays(plan) and has_gpu())):
         return CPU
     import torch
 

@@ -6,6 +6,8 @@ next are read ahead, several at a time, in memory that the plan has left.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,6 +117,20 @@ class Ahead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def let_go(place: tuple[int, int], count: int) -> None:
+    """Let the page cache forget bytes of a file: who else is on this machine has more use for the memory."""
+    os.posix_fadvise(*place, count, os.POSIX_FADV_DONTNEED)
+
+
+def let_go_of_files(plan: Plan) -> None:
+    """The same for all that was read, headers and fingerprints included."""
+    for t in plan.read_checkpoints:
+        for file in plan.series.checkpoints[t].files:
+            if isinstance(file.path, Path):
+                with contextlib.suppress(OSError), open(file.path, "rb") as opened:
+                    let_go((opened.fileno(), 0), 0)
 
 
 def refuse_changed(plan: Plan) -> None:

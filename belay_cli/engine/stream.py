@@ -8,7 +8,7 @@ from typing import NamedTuple
 from belay_cli.engine.chunks import Progress, Sink
 from belay_cli.engine.cpu import replay_on_cpu
 from belay_cli.engine.device import CPU, find_device
-from belay_cli.engine.reading import refuse_changed
+from belay_cli.engine.reading import let_go_of_files, refuse_changed
 from belay_cli.engine.updates import write_updates
 from belay_cli.planning import Plan
 from belay_cli.planning.plan import TORCH
@@ -30,7 +30,7 @@ def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
 
     Raises CheckpointError, NumericError, DeviceError or UsageError, and whatever a sink raises.
     """
-    device, engine = find_device(plan.options.device), plan.engine
+    device, engine = find_device(plan), plan.engine
     if device == CPU:
         replay_on_cpu(plan, sinks, progress)
     else:
@@ -42,4 +42,6 @@ def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
         replay_on_device(plan, sinks, progress, torch.device(device))
     discarded = write_updates(plan, sinks)
     refuse_changed(plan)
+    if plan.options.drop_cache:
+        let_go_of_files(plan)
     return Replayed(device, engine, discarded)

@@ -97,6 +97,8 @@ class OutputWriter:
                     _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                     if self._plan.options.sync:
                         os.fsync(descriptor)
+                    if self._plan.options.drop_cache:
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 finally:
                     os.close(descriptor)
             if not self._target.is_file:

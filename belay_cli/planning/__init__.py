@@ -8,6 +8,7 @@ adapters    what becomes of a series of adapters
 layout      which tensor lies in which file of the output, and where
 target      what stands where the output is to go
 buffers     threads, chunks and memory
+gpu         whether one pays
 configs     configurations that are copied with an edit
 statistics  tensors that belong to one set of weights, and the mends
 warnings    what a person should know before trusting the average

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
@@ -57,10 +58,11 @@ class RunOptions(Options):
 
     panel: ClassVar[str] = "The run"
 
-    device: Annotated[str, Option("auto (CUDA if there is one), cpu, cuda, cuda:N.", "NAME")] = "auto"
+    device: Annotated[str, Option("auto (CUDA where it pays), cpu, cuda, cuda:N.", "NAME")] = "auto"
     threads: Annotated[int | None, Option("Default: all cores.", "N")] = None
-    max_memory: Annotated[str | None, Option("For buffers, beside torch itself. Default 300MB.", "SIZE")] = None
+    max_memory: Annotated[str | None, Option("For buffers. Default 300MB.", "SIZE")] = None
     sync: Annotated[bool, Option("Do not wait until the disk has it.")] = True
+    drop_cache: Annotated[bool, Option("Keep nothing of it in the system's page cache.")] = False
     allow_nonfinite: Annotated[bool, Option("Average NaN and infinity like numbers.")] = False
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class RunOptions(Options):
         object.__setattr__(self, "device", {"gpu": "cuda"}.get(name, name))
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(f"--device {self.device} is unknown", hint="one of: auto, cpu, cuda, cuda:0, cuda:1, …")
+        if self.drop_cache and not hasattr(os, "posix_fadvise"):
+            raise UsageError("--drop-cache: this system has no posix_fadvise", hint="leave it out")
 
 
 @dataclass(frozen=True)

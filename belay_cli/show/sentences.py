@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from belay_cli import words
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning import Plan
+from belay_cli.planning.gpu import gpu_pays
 from belay_cli.rules import Rule
 from belay_cli.show.folding import shorten_all
 
@@ -67,7 +68,10 @@ def lag(mean_lag: float, unit: str) -> str:
 
 def work_line(plan: Plan, ran_on: str | None = None) -> str:
     """`reads 6.95 GB, writes 0.58 GB, 150 MB of buffers, cpu with 2 threads`."""
-    asked = {"auto": "CUDA if there is one, else cpu"}.get(plan.options.device, plan.options.device)
+    asked = plan.options.device
+    if asked == "auto":
+        pays = "CUDA if there is one, since the arithmetic takes longer than reading, else "
+        asked = (pays if gpu_pays(plan) else "") + "cpu"
     device = ran_on or asked
     return (
         f"reads {words.size(plan.bytes_read)}, writes {words.size(plan.bytes_written)}, "

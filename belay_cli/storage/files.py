@@ -6,6 +6,7 @@ a process may have.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -111,12 +112,21 @@ class Stored(NamedTuple):
         files.read_into(self.file, buffer, self.offset + begin)
 
 
-def open_files(threads: int) -> int:
-    """How many files each of so many threads may keep open: half of what the process may, shared out."""
+def open_files(threads: int, wanted: int = 0) -> int:
+    """How many files each of so many threads may keep open: half of what the process may, shared out.
+
+    wanted: how many each will read in turn. If the process may have that many open, it is made so.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return max(1, 256 // threads)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    whole = 4096 if soft == resource.RLIM_INFINITY else min(4096, soft // 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * threads * wanted
+    if soft not in (hard, resource.RLIM_INFINITY) and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS has a limit below the one it tells of
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    whole = max(4096, needed // 2) if soft == resource.RLIM_INFINITY else soft // 2
     return max(1, whole // threads)

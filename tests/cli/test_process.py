@@ -13,6 +13,7 @@ import pytest
 
 from belay_cli import __version__
 from belay_cli.checkpoints import series as series_module
+from belay_cli.engine.arithmetic import chosen_engine
 from tests.conftest import Ran, belay_process, make_files
 
 
@@ -25,7 +26,7 @@ def test_help_fits_80_columns_and_shows_examples(command: list[str], belay: Call
 
 
 def test_version_and_no_arguments(belay: Callable[..., Ran]) -> None:
-    assert belay("--version").out == f"belay {__version__}\n"
+    assert belay("--version").out == f"belay {__version__} (engine: {chosen_engine()})\n"
     nothing = belay()
     assert nothing.code == 2
     assert "average" in nothing.out + nothing.err
