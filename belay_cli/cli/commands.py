@@ -219,6 +219,22 @@ def _completion(option: Declared) -> Callable[[str], list[str]] | None:
     return complete
 
 
+class _AsTyped:
+    """What makes a value of an option in place of Typer, which imports pydantic for it: a tenth of a second.
+
+    Options are text, flags and paths, and whatever else they are is made of text by `_value`.
+    """
+
+    def __init__(self, annotation: Any) -> None:
+        self._is_path = Path in (annotation, *get_args(annotation))
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value, None where there is none, and a tuple where there may be several."""
+        if param.multiple or param.nargs == -1:
+            return tuple(value or ())
+        return Path(value) if self._is_path and isinstance(value, str) else value
+
+
 class BelayCommand(TyperCommand):
     """A command that refuses an option with a value that is given twice: which one was meant, it cannot know."""
 
@@ -234,7 +250,7 @@ class BelayCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its options, with no types in the help where these say nothing to a person."""
-        return _without_types(super().get_params(ctx))
+        return _as_typed(_without_types(super().get_params(ctx)))
 
 
 def _repeated(args: Sequence[str], several: Collection[str]) -> list[str]:
@@ -256,7 +272,14 @@ class BelayGroup(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its options, with no types in the help where these say nothing to a person."""
-        return _without_types(super().get_params(ctx))
+        return _as_typed(_without_types(super().get_params(ctx)))
+
+
+def _as_typed(params: list[Any]) -> list[Any]:
+    for param in params:
+        if (described := getattr(param, "type_descriptor", None)) is not None:
+            param._runtime_param = _AsTyped(described.annotation)
+    return params
 
 
 def _without_types(params: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from belay_cli.errors import UsageError
 DEFAULT_MAX_MEMORY = "300MB"
 
 _SMALLEST = 4 << 10  # elements
-_LARGEST = 256 << 10
+_LARGEST = 512 << 10
 _RESULTS_BYTES = 4 << 20  # of one thread, for all outputs: what it writes between two looks at the interpreter
 
 
@@ -27,8 +27,8 @@ class Shape(NamedTuple):
     rows: int
 
 
-IN_CACHE = Shape(768 << 10, 4 << 10, _LARGEST, 16)  # for the kernel, which reads and adds without the interpreter
-FEW_CALLS = Shape(4 << 20, 64 << 10, _LARGEST, 1)  # else: each call costs as much as some thousand elements
+IN_CACHE = Shape(1536 << 10, 4 << 10, _LARGEST, 16)  # for the kernel, which reads and adds without the interpreter
+FEW_CALLS = Shape(4 << 20, 64 << 10, 256 << 10, 1)  # else: each call costs as much as some thousand elements
 FAR_AWAY = Shape(1 << 30, 1 << 20, 1 << 20, 1)  # from a server, which is asked for more at a time than a cache holds
 
 
