@@ -128,5 +128,6 @@ def open_files(threads: int, wanted: int = 0) -> int:
         with contextlib.suppress(OSError, ValueError):  # macOS has a limit below the one it tells of
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             soft = raised
-    whole = max(4096, needed // 2) if soft == resource.RLIM_INFINITY else soft // 2
+    most = max(4096, needed // 2)  # nobody needs more
+    whole = most if soft == resource.RLIM_INFINITY else min(most, soft // 2)
     return max(1, whole // threads)
