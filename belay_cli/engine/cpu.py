@@ -50,12 +50,11 @@ class Lane:
                     raise
 
     def _copy(self, chunk: Chunk, files: OpenFiles) -> None:
-        for piece in chunk.pieces(self._plan.buffers.block):
-            data = self._rows[0].data[: piece.nbytes(piece.dtype)]
-            self._ahead.read_into(piece, 0, files, data)
-            self.bytes_read += len(data)
-            for writer in self._writers:
-                writer.write(piece, data)
+        data = self._results[0].data[: chunk.nbytes(chunk.dtype)]  # which has room for all of it
+        self._ahead.read_into(chunk, 0, files, data)
+        self.bytes_read += len(data)
+        for writer in self._writers:
+            writer.write(chunk, data)
 
     def _average(self, chunk: Chunk, files: OpenFiles, by: Arithmetic) -> None:
         results = list(self._results[:, : chunk.nbytes(chunk.dtype)])
