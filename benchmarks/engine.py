@@ -109,9 +109,9 @@ CASES = [
     Case("twice the checkpoints", "bfloat16 × 2", average),
     Case("float32", "float32", average, limit=lambda read, floor: 1.3 * floor),
     Case("1,000 checkpoints of 2 MB", "many", average, limit=lambda read, floor: 0.8 + 2 * read),
-    Case("plan of these", "many", plan, 0, limit=lambda read, floor: 0.4 + read),
+    Case("plan of 1,000 checkpoints", "many", plan, 0, limit=lambda read, floor: 0.4 + read),
     Case("20 checkpoints of 10,000 tensors", "tiny", average, limit=lambda read, floor: 1.0),
-    Case("plan of these ", "tiny", plan, 0, limit=lambda read, floor: 0.5),
+    Case("plan of 10,000 tensors", "tiny", plan, 0, limit=lambda read, floor: 0.5),
 ]
 
 
@@ -133,7 +133,7 @@ def main() -> None:
                 remove(run)
     print(f"{options.runs} rounds\n{describe_machine()}\n\n{report(found)}")
     if options.json:
-        figures = {case.name.strip(): vars(one) for case, one in found.items()}
+        figures = {case.name: vars(one) for case, one in found.items()}
         options.json.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
 
 

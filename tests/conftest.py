@@ -130,3 +130,13 @@ def raw_safetensors(path: Path, header: object, data: bytes = b"") -> Path:
 def everything_in(directory: Path) -> list[str]:
     """Every path below a directory, hidden ones too."""
     return sorted(os.path.relpath(Path(root) / n, directory) for root, d, f in os.walk(directory) for n in d + f)
+
+
+def make_adapter(directory: Path, seed: int) -> None:
+    directory.mkdir(parents=True)
+    g = torch.Generator().manual_seed(seed)
+    prefix = "base_model.model.layer.q_proj"
+    factors = {"lora_A": torch.randn(2, 6, generator=g), "lora_B": torch.randn(5, 2, generator=g)}
+    save_file({f"{prefix}.{name}.weight": x for name, x in factors.items()}, directory / "adapter_model.safetensors")
+    config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}'
+    (directory / "adapter_config.json").write_text(config)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
-from belay_cli.storage.files import StoredFile, is_remote, open_file
+from belay_cli.storage.files import StoredFile, available_cores, is_remote, open_file
 
 BLOCKS = 64
 BLOCK_BYTES = 64 * 1024
@@ -46,7 +45,7 @@ class Fingerprints:
 
     def __init__(self) -> None:
         self._readers = ThreadPoolExecutor(_READERS)
-        self._turns = threading.Semaphore(max(1, (os.cpu_count() or 1) - 1))
+        self._turns = threading.Semaphore(max(1, available_cores() - 1))
         self._taken: dict[StoredFile, Future[str]] = {}
 
     def take(self, checkpoint: Checkpoint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from belay_cli.engine.chunks import Progress, Sink
@@ -30,18 +31,28 @@ def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
 
     Raises CheckpointError, NumericError, DeviceError or UsageError, and whatever a sink raises.
     """
-    device, engine = find_device(plan), plan.engine
-    if device == CPU:
-        replay_on_cpu(plan, sinks, progress)
-    else:
-        import torch
+    device = find_device(plan)
+    engine = plan.engine if device == CPU else TORCH
+    with _own_threads(plan.engine):
+        if device == CPU:
+            replay_on_cpu(plan, sinks, progress)
+        else:
+            import torch
 
-        from belay_cli.engine.cuda import replay_on_device
+            from belay_cli.engine.cuda import replay_on_device
 
-        engine = TORCH
-        replay_on_device(plan, sinks, progress, torch.device(device))
-    discarded = write_updates(plan, sinks)
+            replay_on_device(plan, sinks, progress, torch.device(device))
+        discarded = write_updates(plan, sinks)
     refuse_changed(plan)
     if plan.options.drop_cache:
         let_go_of_files(plan)
     return Replayed(device, engine, discarded)
+
+
+def _own_threads(engine: str) -> AbstractContextManager[None]:
+    """What keeps the engine's number of threads from the program that calls."""
+    if engine != TORCH:
+        return nullcontext()
+    from belay_cli.engine.torch_cpu import threads_kept
+
+    return threads_kept()

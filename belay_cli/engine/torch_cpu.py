@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -49,6 +50,16 @@ class TorchArithmetic:
         if results is None:
             return bytes(len(sums))
         return bytes(_rounded(acc, as_tensor(out, into)[:n]) for acc, out in zip(accs, results, strict=True))
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """A program that calls belay gets its number of torch's threads back, which those that run here share with it."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rounded(acc: torch.Tensor, out: torch.Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -26,6 +27,11 @@ def write_updates(plan: Plan, writers: Sequence[Sink]) -> list[float | None]:
     """
     if not plan.updates:
         return [None] * len(writers)
+    with ThreadPoolExecutor(1) as apart:  # engines set up the thread that they run in, which should not be the caller's
+        return list(apart.submit(_write_all, plan, writers).result())
+
+
+def _write_all(plan: Plan, writers: Sequence[Sink]) -> list[float]:
     tensors = {tensor.name: tensor for tensor in plan.tensors}
     worst = [0.0] * len(writers)
     with one_blas_thread(), OpenFiles(_OPEN) as files:
@@ -36,7 +42,7 @@ def write_updates(plan: Plan, writers: Sequence[Sink]) -> list[float | None]:
                 _write(plan, writer, a, found.a)
                 _write(plan, writer, b, found.b)
                 worst[k] = max(worst[k], found.discarded)
-    return list(worst)
+    return worst
 
 
 def _factors(plan: Plan, pair: Pair, k: int, rank: int, files: OpenFiles) -> Iterator[tuple[float, Matrix, Matrix]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from belay_cli.errors import UsageError
+from belay_cli.storage.files import available_cores
 
 DEFAULT_MAX_MEMORY = "300MB"
 
@@ -96,10 +96,3 @@ def wanted_threads(given: int | None) -> int:
     if given is not None and given < 1:
         raise UsageError(f"--threads must be 1 or more, not {given}")
     return given or available_cores()
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.checkpoints.weights import inside
 from belay_cli.errors import PublishError
-from belay_cli.planning.buffers import available_cores
 from belay_cli.publish import push as pushing
 from belay_cli.publish.bundle import Upload
 from belay_cli.publish.card import README
@@ -20,6 +19,7 @@ from belay_cli.publish.results import read_eval_results
 from belay_cli.record import DOCUMENT, Record
 from belay_cli.show.listener import Listener
 from belay_cli.show.report import FileAction, PushReport
+from belay_cli.storage.files import available_cores
 from belay_cli.verification import HELD, check_alone, whole_record
 
 

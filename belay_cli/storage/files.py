@@ -131,3 +131,10 @@ def open_files(threads: int, wanted: int = 0) -> int:
     most = max(4096, needed // 2)  # nobody needs more
     whole = most if soft == resource.RLIM_INFINITY else min(most, soft // 2)
     return max(1, whole // threads)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

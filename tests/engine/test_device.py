@@ -24,7 +24,7 @@ from belay_cli.planning import Plan
 from belay_cli.planning.gpu import gpu_pays
 from belay_cli.show.listener import Nobody
 from belay_cli.show.sentences import work_line
-from tests.conftest import make_files, make_run
+from tests.conftest import make_adapter, make_files, make_run
 
 ROOT = Path(__file__).parent.parent.parent
 needs_kernel = pytest.mark.skipif(not KERNELS, reason="the kernel was not built")
@@ -106,18 +106,6 @@ def run_program(program: str, command: list[str], where: Path) -> subprocess.Com
     environment = {name: value for name, value in os.environ.items() if name != "BELAY_ENGINE"}
     arguments = [sys.executable, "-c", program, *command]
     return subprocess.run(arguments, cwd=where, env=environment, capture_output=True, text=True)
-
-
-def make_adapter(directory: Path, seed: int) -> None:
-    from safetensors.torch import save_file
-
-    directory.mkdir(parents=True)
-    g = torch.Generator().manual_seed(seed)
-    prefix = "base_model.model.layer.q_proj"
-    factors = {"lora_A": torch.randn(2, 6, generator=g), "lora_B": torch.randn(5, 2, generator=g)}
-    save_file({f"{prefix}.{name}.weight": x for name, x in factors.items()}, directory / "adapter_model.safetensors")
-    config = '{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}'
-    (directory / "adapter_config.json").write_text(config)
 
 
 WITHOUT_KERNEL = """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ from belay_cli.api.keywords import plan_options
 from belay_cli.checkpoints import find_series
 from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.engine import cuda
+from belay_cli.engine.arithmetic import engines
 from belay_cli.errors import CheckpointError, DeviceError, NumericError
 from belay_cli.output.writer import staged_outputs
 from belay_cli.planning import Plan
 from belay_cli.show.listener import Nobody
-from tests.conftest import make_files, make_run, tensors
+from tests.conftest import make_adapter, make_files, make_run, tensors
 
 ULP_BITS = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11, torch.float64: 53}
 SMALLEST_EXPONENT = {torch.float32: -149, torch.bfloat16: -133, torch.float16: -24, torch.float64: -1074}
@@ -340,10 +343,25 @@ def test_metadata_is_enough_to_repeat_the_average(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(metadata)
 
 
-def test_a_program_keeps_its_number_of_torch_threads(tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    average(make_files(tmp_path), "out.safetensors")
-    assert torch.get_num_threads() == before
+KEEPS_THREADS = """
+import sys, torch
+torch.set_num_threads(3)
+assert torch.set_flush_denormal(True)
+from belay_cli import average
+average([sys.argv[1]], "out", lora=sys.argv[2] or None)
+assert torch.get_num_threads() == 3, torch.get_num_threads()
+assert (torch.tensor(1e-40) * 0.5).item() == 0, "subnormals are flushed no more"
+"""
+
+
+@pytest.mark.parametrize("lora", ["", "delta"])
+@pytest.mark.parametrize("engine", engines())
+def test_a_program_keeps_what_it_told_torch(tmp_path: Path, lora: str, engine: str) -> None:
+    for step in (1, 2, 3):
+        make_adapter(tmp_path / f"adapters/checkpoint-{step}", step)
+    run = tmp_path / "adapters" if lora else make_run(tmp_path / "run")
+    environment = {**os.environ, "BELAY_ENGINE": engine}
+    subprocess.run([sys.executable, "-c", KEEPS_THREADS, str(run), lora], env=environment, check=True)
 
 
 @pytest.mark.parametrize("chunk", [None, 64])

@@ -59,9 +59,8 @@ def test_what_divides_a_run(flat: Path) -> None:
 
 def test_one_checkpoint_of_another_layout_divides_it_too(flat: Path) -> None:
     rows = {name: torch.zeros(n) for name, n in (("a", 5), ("b", 700), ("c", 0), ("d", 3), ("e", 64))}
-    header = {"e": rows["e"], "a": rows["a"].double().float(), **rows}
-    save(flat / "step-3.safetensors", dict(header))
-    assert names(planned(flat)) == [["a", "b", "c", "d", "e"]]  # the library sorts by name
+    save(flat / "step-3.safetensors", rows)
+    assert names(planned(flat)) == [["a", "b", "c", "d", "e"]]
     save(flat / "step-3.safetensors", rows | {"bb": torch.zeros(2)})
     divided = names(planned(flat, drop="bb"))
     assert [name for group in divided for name in group] == ["a", "b", "c", "d", "e"]
