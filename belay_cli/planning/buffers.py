@@ -79,7 +79,7 @@ def plan_buffers(
         chunk = max(block, min(_LARGEST, _RESULTS_BYTES // (outputs * output_bytes) // 64 * 64))
         while chunk > _SMALLEST and wanted * takes(chunk, min(block, chunk)) > max_memory:
             chunk = max(_SMALLEST, chunk // 2 // 64 * 64)
-    block = min(block, chunk)
+    block = chunk if shape is FAR_AWAY else min(block, chunk)  # what is read ahead is read whole
     each = takes(chunk, block)
     fitting = min(wanted, max_memory // each)
     if fitting < 1:

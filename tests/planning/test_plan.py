@@ -16,7 +16,7 @@ from belay_cli.api.keywords import plan_options
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning import Policies
-from belay_cli.planning.buffers import plan_buffers
+from belay_cli.planning.buffers import FAR_AWAY, plan_buffers
 from belay_cli.planning.layout import PlannedTensor, header, lay_out, parse_size
 from belay_cli.rules import Belay, Ema
 from belay_cli.show.listener import Nobody
@@ -124,6 +124,13 @@ def test_buffers_stay_in_the_memory_they_may_take(
     assert buffers.block % 64 == 0 < buffers.block <= buffers.chunk
     assert 1 <= buffers.threads <= threads
     assert buffers.chunk % 64 == 0
+
+
+@pytest.mark.parametrize("chunk", [None, 64, 4 << 20])
+def test_what_is_read_ahead_is_read_whole(chunk: int | None) -> None:
+    sizes = {"outputs": 1, "checkpoints": 3, "source_bytes": 4, "output_bytes": 4, "threads": 2}
+    buffers = plan_buffers(**sizes, max_memory=1 << 30, chunk=chunk, shape=FAR_AWAY)
+    assert buffers.block == buffers.chunk == (chunk or 1 << 20)
 
 
 def test_a_tensor_that_is_dropped_or_kept_need_not_be_everywhere(tmp_path: Path) -> None:
