@@ -35,14 +35,34 @@ if TYPE_CHECKING:
     from belay_cli.api.inspect import inspect
     from belay_cli.api.push import push
     from belay_cli.api.verify import verify
-    from belay_cli.rules import Belay, Ema, Rule
+    from belay_cli.rules import (
+        Belay,
+        Bema,
+        Best,
+        Coefficients,
+        Ema,
+        Polynomial,
+        PostHoc,
+        Power,
+        Rule,
+        Uniform,
+        Wsm,
+    )
 
 __all__ = [
     "Belay",
     "BelayError",
+    "Bema",
+    "Best",
+    "Coefficients",
     "Ema",
+    "Polynomial",
+    "PostHoc",
+    "Power",
     "Rule",
+    "Uniform",
     "UsageError",
+    "Wsm",
     "__version__",
     "average",
     "averages",
@@ -55,7 +75,10 @@ __all__ = [
 _WHERE = {
     **dict.fromkeys(("average", "averages", "plan"), "belay_cli.api.average"),
     **{name: f"belay_cli.api.{name}" for name in ("inspect", "push", "verify")},
-    **dict.fromkeys(("Belay", "Ema", "Rule"), "belay_cli.rules"),
+    **dict.fromkeys(
+        ("Belay", "Bema", "Best", "Coefficients", "Ema", "Polynomial", "PostHoc", "Power", "Rule", "Uniform", "Wsm"),
+        "belay_cli.rules",
+    ),
 }
 
 

@@ -173,8 +173,8 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 
 def flag(name: str, *, negative: bool = False) -> str:
-    """`max_memory` -> `--max-memory`."""
-    return "--" + ("no-" if negative else "") + name.replace("_", "-")
+    """`max_memory` -> `--max-memory`. An underscore at the end keeps a field apart from a method, and is not said."""
+    return "--" + ("no-" if negative else "") + name.rstrip("_").replace("_", "-")
 
 
 def given(group: Options) -> Iterator[str]:

@@ -351,7 +351,7 @@ def _check(record: Record) -> None:
         raise ValueError("its ticks do not rise")
     if not all(math.isfinite(one) and abs(one) <= _LARGEST_COEFFICIENT for one in c):
         raise ValueError("its coefficients are no numbers that can be")
-    if not abs(math.fsum(c) - 1) <= _SUM_TOLERANCE:
+    if not record.rule.any_sum and not abs(math.fsum(c) - 1) <= _SUM_TOLERANCE:
         raise ValueError(f"its coefficients sum to {math.fsum(c):.9g}, not to 1")
     _check_command(record)
 

@@ -75,7 +75,7 @@ def curve(run: Path, rules: Sequence[Rule]) -> list[Result]:
         outputs = [Path(directory) / f"{number}.safetensors" for number in range(len(rules))]
         reports = average(run, rules=rules, outputs=outputs)
         return [
-            Result(float(report.rule["half_life"] or 0), report.summary.mean_lag, *evaluate(output))
+            Result(float(str(report.rule["half_life"])), report.summary.mean_lag, *evaluate(output))
             for report, output in zip(reports, outputs, strict=True)
         ]
 

@@ -13,13 +13,14 @@ from belay_cli import words
 from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
 from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, find_series
+from belay_cli.checkpoints.arguments import weighted
 from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import Fingerprints, fingerprints
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
 from belay_cli.planning.warnings import differing_notes, identical_warnings
-from belay_cli.rules import Rule, asked
+from belay_cli.rules import Rule, asked, with_weights
 from belay_cli.show.listener import Listener, Nobody
 from belay_cli.show.report import Report
 
@@ -36,7 +37,7 @@ def average(
     checkpoints: Checkpoints,
     output: PathLike | None = None,
     *,
-    method: str | Rule = "ema",
+    method: str | Rule | None = None,
     progress: bool = False,
     **options: Unpack[PlanKeywords],
 ) -> Report: ...
@@ -66,7 +67,7 @@ def average(
     """Average a series of checkpoints, write the result, and return the report of what was done.
 
     checkpoints: files, directories, URLs, or a run directory; output: NAME.safetensors or a directory, by default
-    `belay-average` as the command names it. method: `ema`, `belay`, or a rule with options, such as
+    `belay-average` as the command names it. method: `ema` (the default), another, or a rule with options, such as
     `Belay(half_life="10%")`. With `rules` and as many `outputs`, several averages are written in one read of the
     series, and a report of each is returned. progress: show a bar. The other options are those of `belay average`:
 
@@ -84,7 +85,7 @@ def average(
         raise UsageError(f"outputs is a list of paths, one for each rule, not {os.fspath(outputs)!r}")
     selection, planned = plan_options(options)
     hears = listener(progress)
-    wanted = _asked(rules) if rules is not None else [asked(method or "ema")]
+    wanted = _asked(rules) if rules is not None else [asked(method)]
     places = outputs if outputs is not None else [output]
     with Fingerprints() as marks:
         plan = prepare(checkpoints, wanted, places, selection, planned, hears, marks=marks)
@@ -96,7 +97,7 @@ def plan(
     checkpoints: Checkpoints,
     output: PathLike | None = None,
     *,
-    method: str | Rule = "ema",
+    method: str | Rule | None = None,
     **options: Unpack[PlanKeywords],
 ) -> Report:
     """What `average` would do with the same options, from headers alone; the output may be there already.
@@ -171,7 +172,10 @@ def prepare(
     marks: what takes their fingerprints meanwhile. look_only: nothing will be written, so an output that is there
     already is a warning. Raises a BelayError.
     """
-    given, engine = listed_paths(checkpoints), chosen_engine()
+    given, weights = weighted(listed_paths(checkpoints))
+    engine = chosen_engine()
+    if weights:
+        rules = [with_weights(rule, weights) for rule in rules]
     with hears.phase("Opening the checkpoints") as phase:
         series = find_series(given, selection, marks.take if marks else lambda checkpoint: None)
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")

@@ -20,6 +20,7 @@ beside        weights that lie beside those of a checkpoint
 companions    the other files beside the weights that a loader needs
 metadata      what all checkpoints say beside their tensors
 learning_rate  what the run records of it
+metrics       what the run records of evaluations
 config        what the configurations beside the weights say
 notes         what holds for many checkpoints, said once
 recognised    what was recognised in each, in words

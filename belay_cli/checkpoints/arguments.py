@@ -23,7 +23,36 @@ _DRIVE = re.compile(r"([A-Za-z]):(?!//)(.*)", re.DOTALL)
 # hf:org/name, s3:/bucket: URLs without their slashes.
 _SLASHES = re.compile(r"(hf|s3|gs|https?):/?([^/].*)", re.DOTALL)
 _OF_THE_HUB = re.compile(r"(?:www\.)?(?:huggingface\.co|hf\.co)/(.+)", re.DOTALL)
+_WEIGHT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _REPOSITORY = re.compile(r"[A-Za-z\d][\w.-]*/[A-Za-z\d][\w.-]*(?:@[\w./-]+)?")
+
+
+def weighted(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[str | os.PathLike[str]], dict[str, float]]:
+    """Arguments without the weights typed behind them, PATH=WEIGHT, and these by path; none if none has one.
+
+    What is there as a path, or a URL, is taken for one. Raises UsageError if some have a weight and others none.
+    """
+    pairs = [_path_and_weight(argument) for argument in arguments]
+    without = [argument for argument, weight in pairs if weight is None]
+    if len(without) == len(pairs):
+        return list(arguments), {}
+    if without:
+        raise UsageError(f"{os.fspath(without[0])} has no weight, and others do", hint="write PATH=WEIGHT for each")
+    found = {
+        str(Path(argument)) if not is_url(os.fspath(argument)) else os.fspath(argument): w for argument, w in pairs
+    }
+    if len(found) < len(pairs):
+        raise UsageError("a checkpoint is given twice, with two weights", hint="give it once, with their sum")
+    return [argument for argument, _ in pairs], {path: weight for path, weight in found.items() if weight is not None}
+
+
+def _path_and_weight(argument: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], float | None]:
+    path, sign, weight = os.fspath(argument).rpartition("=")
+    if not sign or not _WEIGHT.fullmatch(weight):
+        return argument, None
+    if not is_url(path) and (os.path.lexists(argument) or not Path(path).exists()):
+        return argument, None
+    return path, float(weight)
 
 
 def typed_paths(argument: str | os.PathLike[str], listings: dict[str, Tree]) -> list[AnyPath]:

@@ -85,9 +85,9 @@ def _parameters(run: Run) -> Iterator[_Parameter]:
 
 
 def _method() -> Declared:
-    words = "; ".join(f"{method}: {rule.phrase}" for method, rule in METHODS.items())
-    option = Option(f"{words}.", f"[{'|'.join(METHODS)}]", "-m")
-    return Declared("method", str, next(iter(METHODS)), option, Rule.panel)
+    first, *others = METHODS
+    option = Option(f"{first} (default), {', '.join(others)}. What each does: docs/rules.md.", "NAME", "-m")
+    return Declared("method", str, None, option, Rule.panel)
 
 
 def _asked(values: dict[str, Any]) -> Rule:

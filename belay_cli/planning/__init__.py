@@ -3,6 +3,7 @@
 plan        the plan itself, and every byte of the output that is no weight
 options     what a person may ask of it
 make        from a series, rules and options to a plan
+facts       what rules ask about each checkpoint
 policies    which tensors are averaged, taken from the last checkpoint, or dropped
 adapters    what becomes of a series of adapters
 layout      which tensor lies in which file of the output, and where

@@ -25,6 +25,7 @@ from belay_cli.formats.text import listed
 from belay_cli.planning.adapters import of_rank, planned_updates
 from belay_cli.planning.buffers import DEFAULT_MAX_MEMORY, FAR_AWAY, FEW_CALLS, IN_CACHE, Buffers, plan_buffers
 from belay_cli.planning.configs import edited_configs, untrue_metadata
+from belay_cli.planning.facts import SeriesFacts
 from belay_cli.planning.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out_folders, parse_size
 from belay_cli.planning.options import PlanOptions
 from belay_cli.planning.plan import TORCH, Plan, PlannedOutput, output_stems, widest_elements
@@ -268,7 +269,7 @@ def _refuse_same(targets: Iterable[Target]) -> None:
 def _plan_output(
     series: Series, asked: Rule, target: Target | None, record: Callable[[Rule, list[float], Target | None], Record]
 ) -> PlannedOutput:
-    rule = asked.resolve(series.ticks, series.unit)
+    rule = asked.told(SeriesFacts(series)).resolve(series.ticks, series.unit)
     coefficients = rule.coefficients(series.ticks)
     coefficients.flags.writeable = False
     return PlannedOutput(

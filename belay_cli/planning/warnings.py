@@ -26,12 +26,12 @@ def rule_warnings(series: Series, rule: Rule, c: Float64Array) -> Iterator[str]:
     if len(series.checkpoints) == 1:
         yield "one checkpoint only: the average is a copy of it"
         return
-    heaviest = int(abs(c).argmax())
+    heaviest, total = int(abs(c).argmax()), float(abs(c).sum())
     why = rule.leans_on_last(series.ticks, series.unit, c) if heaviest == count - 1 else None
-    if abs(c[heaviest]) > NEARLY_ONE and why is None:
+    if abs(c[heaviest]) > NEARLY_ONE * total and why is None:
         name, mend = series.checkpoints[heaviest].name, rule.mend(series.unit, leans_on_first=heaviest == 0)
         yield f"the average is nearly {name} alone ({c[heaviest]:.1%}); {mend}"
-    elif abs(c[0]) > LEANING and abs(c[0]) > 2 / count:
+    elif abs(c[0]) > LEANING * total and abs(c[0]) > 2 * total / count and not rule.chosen_by_name:
         name, mend = series.checkpoints[0].name, rule.mend(series.unit, leans_on_first=True)
         yield f"the average leans on the first checkpoint, {name} ({c[0]:.1%}); {mend}"
     if why is not None:

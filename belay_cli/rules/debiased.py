@@ -20,7 +20,7 @@ def debiased_ema_coefficients(a: float, ticks: Sequence[int]) -> Float64Array:
     later = 1.0  # decay^(ticks since the end of the interval)
     for j in range(len(ticks) - 1, 0, -1):
         n = ticks[j] - ticks[j - 1]
-        to_end, to_start = _shares_of_ends(a, n)
+        to_end, to_start = shares_of_ends(a, n)
         c[j] += later * to_end
         c[j - 1] += later * to_start
         later *= np.exp(n * np.log1p(-a)) if a < 1.0 else 0.0
@@ -28,7 +28,7 @@ def debiased_ema_coefficients(a: float, ticks: Sequence[int]) -> Float64Array:
     return np.asarray(c / c.sum())
 
 
-def _shares_of_ends(a: float, n: int) -> tuple[float, float]:
+def shares_of_ends(a: float, n: int) -> tuple[float, float]:
     """Σ_k a·d^(n−k)·k/n and Σ_k a·d^(n−k)·(n−k)/n over k = 1 … n, d = 1 − a.
 
     By doubling, on sums of positive terms: the last m ticks of n + m are m new ones, and n older by d^m. What has a

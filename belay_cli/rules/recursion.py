@@ -40,8 +40,8 @@ def replay_intervals(
             state = np.array([now, dynamics.a * now if debias else now, np.zeros_like(now)])
         else:
             n = tick - before
-            over_interval = _interval(dynamics, n)
-            state = over_interval @ np.array([*state, w, (now - w) / n])
+            interval = over_interval(dynamics, n)
+            state = interval @ np.array([*state, w, (now - w) / n])
         w, before = now, tick
     if not debias:
         return np.asarray(state[1])
@@ -51,7 +51,7 @@ def replay_intervals(
 
 
 @lru_cache(maxsize=1024)
-def _interval(dynamics: Dynamics, n: int) -> Float64Array:
+def over_interval(dynamics: Dynamics, n: int) -> Float64Array:
     """n ticks as a [3, 5] matrix from (x, e, v, w, δ) to (x, e, v)."""
     return np.asarray((np.eye(5) + _change(dynamics, n))[:3])
 

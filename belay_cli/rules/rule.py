@@ -12,7 +12,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +22,53 @@ from belay_cli.options import Options, flag, given
 
 Float64Array = NDArray[np.float64]
 
-# What a record and `--json` say of a rule: JSON values by the names of its parameters.
-Parameters = dict[str, str | int | float | bool | None]
+# What a record and `--json` say of a rule: JSON values by the names of its parameters; a list has one a checkpoint.
+Parameters = dict[str, str | int | float | bool | list[float] | None]
+
+
+class Facts(Protocol):
+    """What a rule may ask about the checkpoints of a series, in their order, [T]."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their names."""
+
+    @property
+    def steps(self) -> Sequence[int | None]:
+        """Their training steps, where they state one, whatever the unit of the ticks is."""
+
+    def numbers(self, flag: str, given: Any, *, whole: bool) -> list[float]:
+        """A number for each, from what was given with an option: numbers in order, by name, or a file of them.
+
+        whole: nothing may be left over. Raises UsageError if there is not one for each.
+        """
+
+    def recorded(self, metric: str) -> tuple[list[float], str | None]:
+        """A metric as the run recorded it at each checkpoint, and its good end, `min` or `max`, if the run says it.
+
+        Raises UsageError if it did not at some.
+        """
 
 
 class Rule(Options, ABC):
     """A rule. A subclass is a frozen dataclass, and each of its fields that has an Option is an option of its method.
 
     `method` is its name for --method; `title` what people call it; `phrase` says in a sentence what it is;
-    `tags` are those of the Hub for its averages.
+    `tags` are those of the Hub for its averages; `any_sum`: its coefficients need not sum to 1;
+    `chosen_by_name`: its weights are on checkpoints that were chosen one by one, so that they may lean on any.
     """
 
     method: str
     title: str
     phrase: str
     tags: tuple[str, ...] = ()
+    any_sum: ClassVar[bool] = False
+    chosen_by_name: ClassVar[bool] = False
     panel: ClassVar[str] = "The rule"
+
+    def told(self, facts: Facts) -> Rule:
+        """The rule with what it has to know of each checkpoint by name. Raises UsageError if that is not known."""
+        return self
 
     def resolve(self, ticks: Sequence[int], unit: str) -> Rule:
         """The rule with every parameter a number, for the ticks [T] of one series; unit: `step` or `checkpoint`.

@@ -60,7 +60,7 @@ class SpringOptions(Rule):
         debias: bool = False,
     ) -> Spring:
         """The spring for these ticks. Raises UsageError if a value is out of range or it is unstable."""
-        a, half_life, fixed_by = self._forgetting(ticks, unit)
+        a, half_life, fixed_by = self.forgetting(ticks, unit)
         inertia = self.inertia or 0.0
         if self.damping_ratio is not None:
             inertia = inertia_for_damping_ratio(a, self.damping_ratio)
@@ -76,7 +76,7 @@ class SpringOptions(Rule):
             fixed_by=fixed_by,
         )
 
-    def _forgetting(self, ticks: Sequence[int], unit: str) -> tuple[float, float, str]:
+    def forgetting(self, ticks: Sequence[int], unit: str) -> tuple[float, float, str]:
         """a = 1 − decay, the half-life in ticks, and which of the options fixed them."""
         if self.decay is not None:
             a = 1.0 - self.decay

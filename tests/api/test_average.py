@@ -32,7 +32,7 @@ from tests.conftest import make_run
         (
             {"method": "emma"},
             "--method emma is unknown",
-            "did you mean ema? one of: ema, belay",
+            "did you mean ema? one of: ema, belay, uniform, power, posthoc, polynomial, wsm, bema, best, coefficients",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from belay_cli import average
+from belay_cli.rules import METHODS
 from tests.conftest import Ran, make_files, make_run, tensors
 
 LOOKED_FOR = "looked for *.safetensors, *.pt, *.pth, *.bin, *.ckpt, in it and in its folders"
@@ -352,7 +353,7 @@ OPTIONS = {
     "an option given twice": Mistake(("plan", "ckpts", "--decay", "0.9", "--decay", "0.5"), four, 2,
         "--decay is given twice", "give it once"),
     "a method that is nearly one": Mistake(("plan", "ckpts", "-m", "belya"), four, 2,
-        "--method belya is unknown", "did you mean belay? one of: ema, belay"),
+        "--method belya is unknown", f"did you mean belay? one of: {', '.join(METHODS)}"),
     "a dtype that is nearly one": Mistake(("plan", "ckpts", "--dtype", "bf17"), four, 2,
         "--dtype bf17 is unknown", "did you mean bfloat16? one of: same, float64, float32, bfloat16, float16"),
     "a unit that is nearly one": Mistake(("plan", "ckpts", "--unit", "stpes"), four, 2,

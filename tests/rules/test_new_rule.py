@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -100,17 +101,23 @@ def test_two_declarations_of_one_option_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_its_options_belong_to_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plan", "run", "--newest", "3"]) == 2
+    assert run(["plan", "run", "-m", "ema", "--newest", "3"]) == 2
     assert capsys.readouterr().err == (
         "belay: --method ema takes no --newest\n       --newest belongs to --method newest\n"
     )
 
 
+def test_an_option_that_is_called_like_it_stands_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "run", "--newest", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rule"]["method"] == "newest"
+
+
 def test_the_help_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["average", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "[ema|belay|newest]" in shown
-    assert "newest: of so many checkpoints." in shown
+    assert "ema (default), belay, " in shown
+    assert " newest. What each" in re.sub(r"[\s│]+", " ", shown)
+    assert "newest: of so many checkpoints." in re.sub(r"[\s│]+", " ", shown)
 
 
 def test_the_record_repeats_it_and_the_card_says_it() -> None:

@@ -52,8 +52,8 @@ def test_steps_need_steps() -> None:
 
 
 def test_default_half_life_is_five_percent_but_at_least_the_spacing() -> None:
-    assert Ema().resolve(TICKS, "step").half_life == 100
-    assert Ema().resolve(list(range(0, 10001, 10)), "step").half_life == 500
+    assert Ema().resolve(TICKS, "step").parameters()["half_life"] == 100
+    assert Ema().resolve(list(range(0, 10001, 10)), "step").parameters()["half_life"] == 500
 
 
 @given(st.floats(0.2, 1e12))
