@@ -4,6 +4,7 @@
     api            the Python API, a file a function: where the stages meet
     checkpoints    finding, ordering and opening checkpoints
     rules          ticks into coefficients, a file a rule
+    sweeping       many averages, and which one the user's own evaluation finds best
     planning       everything decided before a weight is read
     record         what an output says of itself
     engine         the arithmetic, and the streams through it
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from belay_cli.api.average import average, averages, plan
     from belay_cli.api.inspect import inspect
     from belay_cli.api.push import push
+    from belay_cli.api.sweep import sweep
     from belay_cli.api.verify import verify
     from belay_cli.rules import (
         Belay,
@@ -69,12 +71,13 @@ __all__ = [
     "inspect",
     "plan",
     "push",
+    "sweep",
     "verify",
 ]
 
 _WHERE = {
     **dict.fromkeys(("average", "averages", "plan"), "belay_cli.api.average"),
-    **{name: f"belay_cli.api.{name}" for name in ("inspect", "push", "verify")},
+    **{name: f"belay_cli.api.{name}" for name in ("inspect", "push", "sweep", "verify")},
     **dict.fromkeys(
         ("Belay", "Bema", "Best", "Coefficients", "Ema", "Polynomial", "PostHoc", "Power", "Rule", "Uniform", "Wsm"),
         "belay_cli.rules",

@@ -24,7 +24,8 @@ class Option:
 
     `short` is a second name, such as -o; `metavar` stands for the value in the help; `also` are other words for the
     choices of a Literal, which are understood; `argument`: it is given by position, without a name; `several`: it takes
-    all values up to the next option, as a glob of the shell gives them; `panel` is the heading in the help of an option
+    all values up to the next option, as a glob of the shell gives them; `grouped`: one of it is up to three words, the
+    third a number; `panel` is the heading in the help of an option
     outside a group; what is `secret` is never shown, in an error either. A switch that is True by default says the
     opposite: --no-NAME.
     """
@@ -35,6 +36,7 @@ class Option:
     also: Mapping[str, str] = field(default_factory=dict, hash=False)
     argument: bool = False
     several: bool = False
+    grouped: bool = False
     panel: str | None = None
     secret: bool = False
 

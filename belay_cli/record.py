@@ -34,6 +34,20 @@ LOCAL = ".belay/local.json"  # where the inputs lay; never published
 
 PREFIX = "belay."  # of its keys in the metadata of a weight file
 _TEXTS = ("version", "command", "dtype", "accumulation", "lora")  # those whose value is text and not JSON
+
+# What a record says of the sweep that chose it: the metric, its value here and at the last checkpoint, on the data that
+# it was chosen by and on the confirming one; whether high is good; and of how many it is the best.
+CHOSEN: dict[str, type] = {
+    "metric": str,
+    "higher_is_better": bool,
+    "candidates": int,
+    "score": float,
+    "standard_error": float,
+    "last_score": float,
+    "confirmed": float,
+    "last_confirmed": float,
+}
+
 _OPENING = ("subfolder", "state_key", "source")  # in this order they end the options of a command
 _POLICIES = ("average", "last", "drop")
 
@@ -80,7 +94,8 @@ class Record:
     `unit` is that of ticks; `policies` are the globs of `average`, `last` and `drop`; `dtype` is a name as --dtype has
     it; `copies` are the files beside the weights, relative to the directory; `aliases`: names that share the bytes of
     another -> that one; `components` are the folders of an output that is several models; `left_out` says where other
-    weights lay, in the last checkpoint or beside it; `digests` are SHA-256 in hex, by the names of tensors.
+    weights lay, in the last checkpoint or beside it; `chosen`: how a sweep came to choose it, by the names in `CHOSEN`;
+    `digests` are SHA-256 in hex, by the names of tensors.
     """
 
     rule: Rule
@@ -94,6 +109,7 @@ class Record:
     components: tuple[str, ...] = ()
     lora: str | None = None
     left_out: tuple[str, ...] = ()
+    chosen: Mapping[str, Any] | None = None
     version: str = __version__
     accumulation: str = ACCUMULATION
     versions: Mapping[str, str] = field(default_factory=versions)
@@ -142,7 +158,8 @@ class Record:
 
     def values(self) -> dict[str, Any]:
         """Everything but the digests, as JSON values, in the order in which it is written."""
-        some = {"components": list(self.components), "lora": self.lora, "left_out": list(self.left_out)}
+        some: dict[str, Any] = {"components": list(self.components), "lora": self.lora}
+        some |= {"left_out": list(self.left_out), "chosen": dict(self.chosen or {})}
         return {
             **{name: value for name, value in some.items() if value},
             "version": self.version,
@@ -291,6 +308,7 @@ def _parsed(values: Mapping[str, Any]) -> Record:
         components=_texts(values.get("components", [])),
         lora=None if values.get("lora") is None else _one_of(values["lora"], ("delta", "factors"), "its lora"),
         left_out=_texts(values.get("left_out", [])),
+        chosen=None if values.get("chosen") is None else _parsed_choice(values["chosen"]),
         version=_text(values["version"]),
         accumulation=_one_of(values.get("accumulation", ACCUMULATION), (ACCUMULATION,), "its accumulation"),
         versions={_text(name): _text(value) for name, value in (values.get("versions") or {}).items()},
@@ -310,6 +328,19 @@ def _parsed_checkpoint(told: Mapping[str, Any]) -> RecordedCheckpoint:
         repo=repo if isinstance(repo, str) else None,
         revision=revision if isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) else None,
     )
+
+
+def _parsed_choice(told: Mapping[str, Any]) -> dict[str, Any]:
+    if not set(told) <= set(CHOSEN):
+        raise ValueError("what it says of a sweep is none that belay writes")
+    read = {str: _text, float: _number, int: _whole, bool: _flag_of}
+    return {name: read[CHOSEN[name]](value) for name, value in told.items()}
+
+
+def _flag_of(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _text(value: Any) -> str:

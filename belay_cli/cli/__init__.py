@@ -1,6 +1,7 @@
 """The command line: one file a command, the options declared once, and what an error becomes: a line, and an exit code.
 
 average    belay average, belay plan
+sweep      belay sweep
 inspect    belay inspect
 verify     belay verify
 push       belay push
@@ -30,6 +31,7 @@ from belay_cli.cli.average import average, plan
 from belay_cli.cli.commands import BelayCommand, BelayGroup, command, expanded, flags_of
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
+from belay_cli.cli.sweep import sweep
 from belay_cli.cli.verify import verify
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import BelayError, UsageError
@@ -37,7 +39,7 @@ from belay_cli.show.console import Console
 from belay_cli.show.log import appendable
 from belay_cli.storage.remote.waiting import heard_by
 
-_COMMANDS = (average, plan, inspect, verify, push)
+_COMMANDS = (average, plan, sweep, inspect, verify, push)
 
 
 def build() -> typer.Typer:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -22,6 +23,8 @@ from belay_cli import rules
 from belay_cli.errors import UsageError
 from belay_cli.options import Declared, Option, Options, declared_in, without_none
 from belay_cli.rules import METHODS, Rule
+from belay_cli.sweeping.grid import OTHER_NAMES, Grid
+from belay_cli.sweeping.options import SEPARATOR
 
 Run = Callable[..., None]
 
@@ -54,6 +57,7 @@ def command(run: Run) -> Run:
     call.__annotations__ = {one.name: one.annotation for one in signature}
     call.__name__, call.__doc__ = run.__name__, run.__doc__
     call.__dict__["several"] = {option.flag for p in parameters for option in p.options if option.option.several}
+    call.__dict__["grouped"] = {option.flag for p in parameters for option in p.options if option.option.grouped}
     return call
 
 
@@ -78,6 +82,8 @@ def _parameters(run: Run) -> Iterator[_Parameter]:
             # An option that is not given is not there, so that the methods that do not take it do not see it.
             options = [option._replace(default=False if option.type is bool else None) for option in rules.options()]
             yield _Parameter(name, (_method(), *options), _asked)
+        elif hint is Grid:
+            yield _Parameter(name, tuple(_grid_options()), _grid)
         elif isinstance(hint, type) and issubclass(hint, Options):
             yield _group(name, hint)
         else:
@@ -88,6 +94,27 @@ def _method() -> Declared:
     first, *others = METHODS
     option = Option(f"{first} (default), {', '.join(others)}. What each does: docs/rules.md.", "NAME", "-m")
     return Declared("method", str, None, option, Rule.panel)
+
+
+def _grid_options() -> Iterator[Declared]:
+    """The options of every rule as lists of values."""
+    first, *others = METHODS
+    named = Option(f"Of {first}, {', '.join(others)}. Default: a grid over several.", "A,B,…", "-m")
+    yield Declared("method", str, None, named, "The grid: lists such as 1%,5%,20%")
+    for option in rules.options():
+        kind = bool if option.type is bool else str
+        yield option._replace(
+            name=OTHER_NAMES.get(option.name, option.name),
+            type=kind,
+            default=False if kind is bool else None,
+            option=replace(option.option, metavar="" if kind is bool else "A,B,…", also={}),
+            panel="The grid: lists such as 1%,5%,20%",
+        )
+
+
+def _grid(values: dict[str, Any]) -> Grid:
+    back = {other: name for name, other in OTHER_NAMES.items()}
+    return Grid.typed(values.pop("method"), {back.get(name, name): value for name, value in values.items()})
 
 
 def _asked(values: dict[str, Any]) -> Rule:
@@ -241,6 +268,7 @@ class BelayCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Look at the arguments once for that, then parse them."""
         args = _repeated(args, getattr(self.callback, "several", ()))
+        args = _grouped(args, getattr(self.callback, "grouped", ()))
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         once = [one for one in order if not getattr(one, "multiple", True) and not getattr(one, "is_flag", True)]
         for one in once:
@@ -265,6 +293,28 @@ def _repeated(args: Sequence[str], several: Collection[str]) -> list[str]:
             found += [name] if values > 1 else []
         found.append(arg)
     return found
+
+
+def _grouped(args: Sequence[str], grouped: Collection[str]) -> list[str]:
+    """`--metric TASK METRIC 0.5` as one value: a second word, and a third one if it is a number."""
+    found, rest = [], list(args)
+    while rest:
+        arg = rest.pop(0)
+        found.append(arg)
+        if arg not in grouped or not rest:
+            continue
+        words = [rest.pop(0)]
+        while rest and len(words) < 3 and _goes_with(words, rest[0]):
+            words.append(rest.pop(0))
+        found.append(SEPARATOR.join(words))
+    return found
+
+
+def _goes_with(words: Sequence[str], arg: str) -> bool:
+    """Whether another word belongs to those of a metric: its name, or last of all a weight."""
+    number = re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", arg, re.IGNORECASE) is not None
+    ends = len(words) > 1 and re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", words[-1]) is not None
+    return not ends and (number or (len(words) == 1 and not arg.startswith("-")))
 
 
 class BelayGroup(TyperGroup):

@@ -34,10 +34,16 @@ def find_device(plan: Plan) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether the driver of NVIDIA's GPUs is here and shows one, asked of itself: torch takes a second to import."""
+    """Whether there is a GPU of NVIDIA's."""
+    return gpu_count() > 0
+
+
+def gpu_count() -> int:
+    """How many GPUs their driver shows, 0 without it; it is asked itself, since torch takes a second to import."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    known = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if known else 0

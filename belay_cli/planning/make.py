@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,11 +54,12 @@ def make_plan(
     *,
     engine: str = TORCH,
     look_only: bool = False,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Decide everything: one output a rule, all read at once. An output of None goes to the default place.
 
     Without outputs the averages stay in memory. engine: of the arithmetic, if the processor does it. look_only: nothing
-    will be written, and an output that is there already is a warning.
+    will be written, and an output that is there already is a warning. chosen: how a sweep came to choose the rule.
 
     Raises UsageError, SeriesError, CheckpointError or OutputError.
     """
@@ -79,7 +81,7 @@ def make_plan(
     carried, left = _carried(series, kept, options)
     series = replace(series, notes=(*series.notes, *notes, *left))
     folders = list(dict.fromkeys(shard.folder for shard in shards))
-    record = _record_maker(series, options, placed, beside.copied, folders)
+    record = _record_maker(series, options, placed, beside.copied, folders, chosen)
     places = targets if outputs is not None else [None] * len(rules)
     planned = [_plan_output(series, rule, target, record) for rule, target in zip(rules, places, strict=True)]
     plan = Plan(
@@ -291,7 +293,12 @@ def _reference(rule: Rule, ticks: Sequence[int]) -> tuple[str, float] | None:
 
 
 def _record_maker(
-    series: Series, options: PlanOptions, tensors: Sequence[PlannedTensor], copies: Sequence[str], folders: list[str]
+    series: Series,
+    options: PlanOptions,
+    tensors: Sequence[PlannedTensor],
+    copies: Sequence[str],
+    folders: list[str],
+    chosen: Mapping[str, Any] | None,
 ) -> Callable[[Rule, list[float], Target | None], Record]:
     """What makes the record of one output of a plan; all but the rule and the copies is the same for all of them."""
     names = {tensor.name for tensor in tensors}
@@ -310,6 +317,7 @@ def _record_maker(
             components=tuple(folders) if weights.parts else (),
             lora=options.lora,
             left_out=tuple(series.left_out),
+            chosen=chosen,
             digests={tensor.name: PLACEHOLDER for tensor in tensors},
         )
 

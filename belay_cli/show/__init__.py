@@ -6,6 +6,7 @@ findings   what was found in checkpoints
 checks     the checks of an output
 screens    a plan, an average that is there, the results of commands, as lines
 sentences  what is said of a series, a rule and a run
+sweep      what a sweep found: table, picture of signs, sentences, JSON
 described  what an average is, in Markdown
 tables     rows of weights with their bars, aligned columns
 folding    lines that fit a terminal
@@ -16,5 +17,5 @@ log        the same in a file
 loading    how an output is loaded, by the card and by one line of Python
 summary    what a command did, as Markdown for a CI job
 markdown   text that nobody vouches for, made harmless
-pictures   the coefficients as a picture
+pictures   the coefficients, and a sweep, as pictures
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from belay_cli import words
@@ -29,6 +29,22 @@ def what(record: Record) -> str:
         "were computed after training, from the saved checkpoints: every averaged tensor is the sum of the "
         "checkpoints' tensors, each times its weight below." + record.rule.credit()
     )
+
+
+def choice(chosen: Mapping[str, Any]) -> str:
+    """How a sweep came to choose the average."""
+    number = words.number
+    error = f" ± {number(chosen['standard_error'])}" if "standard_error" in chosen else ""
+    which = "higher" if chosen.get("higher_is_better") else "lower"
+    text = (
+        f"It was chosen by an evaluation, as the best of {chosen.get('candidates')} candidates: "
+        f"{md.code(str(chosen.get('metric')))} {number(chosen['score'])}{error} ({which} is better)"
+    )
+    text += f"; the last checkpoint has {number(chosen['last_score'])}." if "last_score" in chosen else "."
+    if "confirmed" not in chosen:
+        return text + " The best of many on some data does a little worse on other data."
+    last = f", and {number(chosen['last_confirmed'])} at the last checkpoint" if "last_confirmed" in chosen else ""
+    return text + f" On data that chose nothing it is {number(chosen['confirmed'])}{last}."
 
 
 def lag(record: Record) -> str:

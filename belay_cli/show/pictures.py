@@ -1,4 +1,4 @@
-"""The coefficients over training as a picture, by matplotlib: an optional extra, imported only to draw.
+"""The coefficients over training, and what a sweep found, as pictures by matplotlib: an extra, imported only to draw.
 
 One file must be read on a light and on a dark page, so the picture brings its own light panel; outside its round
 corners it is transparent. The same input gives the same bytes: no date, no version, no font of the system, no
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 # A card shows a picture about 700 px wide; twice the density keeps it sharp. A point is 2.8 of 1400 px.
 _INCHES = (7.0, 2.5)
+_TALLER = (7.0, 3.6)  # of a sweep
 _DPI = 200
 _TEXT = 8.6  # points: 12 px in a card
 _BARS = 120  # more checkpoints than this stand without gaps, which would be wider than the bars
 
 _PANEL, _EDGE, _INK, _SOFT, _GRID = "#f7f8fa", "#d5d9e0", "#1f2733", "#566072", "#e2e5eb"
+_LINES = ("#2f6fde", "#d9480f", "#2b8a3e", "#9c36b5", "#b08900", "#0c8599", "#c2255c", "#495057")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _POSITIVE, _NEGATIVE = "#2f6fde", "#d9480f"
 
 # Nothing of a file is random or dated.
@@ -82,6 +85,64 @@ def coefficients_png(
     return _render("png", ticks, coefficients, unit, title, mean_lag)
 
 
+def draw_sweep(
+    path: Path,
+    curves: Mapping[str, Sequence[tuple[float, float, float | None]]],
+    *,
+    metric: str,
+    unit: str,
+    last: float | None,
+) -> None:
+    """Write the picture of a sweep, .png or .svg by the name of `path`: the metric over the mean lag, a line a method.
+
+    curves: mean lag in ticks of `unit`, score and its standard error; last: the score of the last checkpoint. Raises
+    UsageError without matplotlib.
+    """
+    if not have_matplotlib():
+        raise UsageError("a picture needs matplotlib, which is not installed", hint="pip install matplotlib")
+    with _settings():
+        figure = _panel(_TALLER)
+        axes = figure.add_axes((0.115, 0.155, 0.855, 0.735))
+        _plain_frame(axes, f"{metric} of every candidate", f"mean lag, {unit}s", metric)
+        for number, (method, points) in enumerate(curves.items()):
+            lags, scores, errors = zip(*points, strict=True)
+            color, mark = _LINES[number % len(_LINES)], _MARKS[number % len(_MARKS)]
+            bars = [error or 0.0 for error in errors] if any(errors) else None
+            axes.errorbar(
+                lags,
+                scores,
+                bars,
+                color=color,
+                marker=mark,
+                label=_drawable(method),
+                linewidth=1.2,
+                markersize=4.5,
+                elinewidth=0.7,
+            )
+        if last is not None:
+            axes.axhline(last, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), label="last checkpoint")
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=_TEXT - 0.6, ncols=2)
+        path.write_bytes(_saved(figure, _form(path)))
+
+
+def _plain_frame(axes: Axes, title: str, below: str, beside: str) -> None:
+    """An axis of lags, logarithmic where they are many times the least."""
+    axes.set_facecolor("none")
+    axes.spines[:].set_visible(False)
+    axes.grid(color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_SOFT, length=0, pad=4)
+    axes.set_title(_drawable(title), loc="left", color=_INK, fontsize=_TEXT + 0.6, fontweight="bold", pad=9)
+    axes.set_xlabel(below, color=_SOFT, labelpad=3)
+    axes.set_ylabel(_drawable(beside), color=_SOFT)
+
+
+def _saved(figure: Figure, form: str) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format=form, dpi=_DPI, transparent=False, metadata=_METADATA[form])
+    return out.getvalue()
+
+
 def _render(
     form: str, ticks: Sequence[int], coefficients: Sequence[float], unit: str, title: str, mean_lag: float
 ) -> bytes:
@@ -94,9 +155,7 @@ def _render(
         _percent(axes)
         _weights(axes, ticks, coefficients)
         _mark_lag(axes, ticks, unit, mean_lag)
-        out = io.BytesIO()
-        figure.savefig(out, format=form, dpi=_DPI, transparent=False, metadata=_METADATA[form])
-    return out.getvalue()
+        return _saved(figure, form)
 
 
 @contextmanager
@@ -115,14 +174,14 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _panel() -> Figure:
+def _panel(inches: tuple[float, float] = _INCHES) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor="none")
+    figure = Figure(figsize=inches, dpi=_DPI, facecolor="none")
     FigureCanvasAgg(figure)
-    width, height = _INCHES
+    width, height = inches
     inch = figure.dpi_scale_trans
     corners = "round,pad=0,rounding_size=0.07"
     figure.add_artist(
