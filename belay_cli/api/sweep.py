@@ -54,6 +54,7 @@ def sweep(
     *,
     evaluate: Evaluate,
     maximize: bool,
+    metric: str = "score",
     repeat: int = 1,
     at_once: int = 4,
     progress: bool = False,
@@ -64,8 +65,9 @@ def sweep(
     rules: those to try, by default a grid over several methods; the last checkpoint and the uniform average are tried
     in any case. evaluate: takes a state dict as `averages` yields it, returns a score, or a score and its standard
     error; what it raises, and NaN, is recorded as a failure of that candidate. maximize: whether a high score is good.
-    repeat: how often each is evaluated. at_once: averages that are made in one read, and held in memory together. The
-    other options are those of `average`. Raises a BelayError for what is wrong with the series or the options.
+    metric: what the score is called. repeat: how often each is evaluated. at_once: averages that are made in one read,
+    and held in memory together. The other options are those of `average`. Raises a BelayError for what is wrong with
+    the series or the options.
     """
     began, hears = time.monotonic(), listener(progress)
     selection, planned = plan_options(options)
@@ -89,7 +91,7 @@ def sweep(
     return SweepReport(
         series=series.name,
         unit=series.unit,
-        metric="score",
+        metric=metric,
         outcome=Outcome(found, maximize),
         rules={one.candidate.label: one.parameters for one in tries},
         seconds=time.monotonic() - began,

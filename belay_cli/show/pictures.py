@@ -121,7 +121,7 @@ def draw_sweep(
             )
         if last is not None:
             axes.axhline(last, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), label="last checkpoint")
-        axes.legend(frameon=False, labelcolor=_INK, fontsize=_TEXT - 0.6, ncols=2)
+        axes.legend(facecolor=_PANEL, edgecolor="none", framealpha=0.9, labelcolor=_INK, fontsize=_TEXT - 0.6, ncols=2)
         path.write_bytes(_saved(figure, _form(path)))
 
 

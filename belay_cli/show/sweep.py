@@ -168,9 +168,8 @@ def said(done: SweepReport) -> Iterator[str]:
     if done.confirmed is not None:
         yield _confirmation(done.confirmed)
     elif len(outcome.ranked) > 3:
-        yield (
-            f"chosen as the best of {len(outcome.ranked)} on this data, it does a little worse on other data: --confirm"
-        )
+        mend = ": --confirm" if done.output else ""
+        yield f"chosen as the best of {len(outcome.ranked)} on this data, it does a little worse on other data{mend}"
 
 
 def _of_ties(outcome: Outcome) -> Iterator[str]:
