@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 from belay_cli import words
 from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
 from belay_cli.api.report import Done, report
-from belay_cli.checkpoints import Selection, find_series
+from belay_cli.checkpoints import Selection, Series, find_series
 from belay_cli.checkpoints.arguments import weighted
 from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import Fingerprints, fingerprints
@@ -126,16 +126,20 @@ def averages(
     """
     if not isinstance(at_once, int) or at_once < 1:
         raise UsageError(f"at_once must be 1 or more, not {at_once!r}")
-    selection, options_of_plan = plan_options(options)
+    selection, planned = plan_options(options)
     wanted, hears = _asked(rules), listener(progress)
-    engine = chosen_engine()
     with hears.phase("Opening the checkpoints"):
         series = find_series(listed_paths(checkpoints), selection)
-        groups = [wanted[first : first + at_once] for first in range(0, len(wanted), at_once)]
-        plans = [make_plan(series, group, None, options_of_plan, engine=engine) for group in groups]
+        plans = in_memory(series, wanted, planned, at_once)
     for warning in dict.fromkeys(warning for made in plans for warning in made.warnings):
         hears.warn(warning)
-    return _averages(plans, hears)
+    return replayed(plans, hears)
+
+
+def in_memory(series: Series, rules: Sequence[Rule], planned: PlanOptions, at_once: int) -> list[Plan]:
+    """Plans for averages that stay in memory, so many of them in one read of the series."""
+    groups = [rules[first : first + at_once] for first in range(0, len(rules), at_once)]
+    return [make_plan(series, group, None, planned, engine=chosen_engine()) for group in groups]
 
 
 def _asked(rules: Sequence[str | Rule]) -> list[Rule]:
@@ -144,7 +148,8 @@ def _asked(rules: Sequence[str | Rule]) -> list[Rule]:
     return [asked(one) for one in rules]
 
 
-def _averages(plans: Sequence[Plan], hears: Listener) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
+def replayed(plans: Sequence[Plan], hears: Listener) -> Iterator[tuple[Rule, dict[str, torch.Tensor]]]:
+    """The averages of such plans, one after the other, each with its rule."""
     from belay_cli.engine.stream import replay
     from belay_cli.output.memory import MemoryOutput
 

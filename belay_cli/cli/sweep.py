@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from belay_cli.api.sweep import sweep_by_command
+from belay_cli.api.sweep_directory import sweep_by_command
 from belay_cli.checkpoints import Selection
 from belay_cli.cli.screen import Checkpoints, Screen
 from belay_cli.errors import BelayError, UsageError

@@ -71,7 +71,7 @@ class SeriesFacts:
         if without:
             count = f" and {len(without) - 1} more" if len(without) > 1 else ""
             raise UsageError(
-                f"{without[0]}{count} record no {metric}",
+                f"{without[0]}{count} record{'' if count else 's'} no {metric}",
                 hint="--scores FILE, with a number for each checkpoint, or leave those out",
             )
         values = [one.value for one in found if one is not None]
@@ -84,6 +84,8 @@ def _number(flag: str, told: Any) -> float:
         number = float(told) if not isinstance(told, bool) else math.nan
     except (TypeError, ValueError):
         raise UsageError(f"{flag}: {told!r} is no number") from None
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     if not math.isfinite(number):
         raise UsageError(f"{flag}: {told} is no number that can be")
     return number
@@ -114,8 +116,16 @@ def _is_number(text: str) -> bool:
 
 
 def _json(flag: str, name: str, content: str) -> Sequence[Any] | Mapping[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UsageError(f"{flag} {name} has {key} twice")
+            found[key] = value
+        return found
+
     try:
-        told = json.loads(content)
+        told = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError):
         raise UsageError(f"{flag} {name} is not valid JSON") from None
     if isinstance(told, list | dict):

@@ -83,7 +83,9 @@ class Coefficients(Rule):
     def warnings(self, ticks: Sequence[int], unit: str, coefficients: Float64Array) -> Iterator[str]:
         """A sum that scales the weights."""
         total = math.fsum(self._numbers)
-        if abs(total - 1) > _ROUNDED:
+        if abs(total) <= _ROUNDED:
+            yield "the coefficients sum to 0, and nothing is normalised: this is a difference of weights, and no model"
+        elif abs(total - 1) > _ROUNDED:
             yield (
                 f"the coefficients sum to {total:.6g}, and nothing is normalised: the weights are scaled by that; for "
                 "an average divide each by the sum"

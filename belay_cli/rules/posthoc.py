@@ -22,6 +22,9 @@ from belay_cli.rules.rule import Facts, Float64Array, Parameters
 Widths = str | tuple[float, ...] | Mapping[str, float] | None
 
 
+_LARGEST_SHARE = 1e4  # in any use that makes sense they are below 10; this costs four digits of the stored weights
+
+
 @dataclass(frozen=True)
 class PostHoc(PowerOptions):
     """The power EMA of relative width `sigma_rel` at the time of the last snapshot, from snapshots of other widths.
@@ -66,6 +69,8 @@ class PostHoc(PowerOptions):
         """x of A x = b, over its sum. [T] -> [T], signed, sum 1."""
         times, exponents = self._snapshots()
         one_each(times.tolist(), ticks, "snapshots")
+        if len(set(zip(times.tolist(), exponents.tolist(), strict=True))) < len(times):
+            raise _alike()  # rounding may hide it from what follows
         gamma, end = exponent_of_width(self.width), times.max()
         a = _products(times[:, None], exponents[:, None], times, exponents)  # [T, T]
         b = _products(times, exponents, np.float64(end), np.float64(gamma))  # [T]
@@ -73,8 +78,11 @@ class PostHoc(PowerOptions):
             x = np.linalg.solve(a, b)
         except np.linalg.LinAlgError:
             raise _alike() from None
-        if not np.isfinite(x).all() or not abs(x.sum()) > 1e-6:
-            raise _alike()
+        if not np.isfinite(x).all() or not abs(x.sum()) > 1e-6 or abs(x).max() > _LARGEST_SHARE * abs(x.sum()):
+            raise UsageError(
+                "the snapshots are too nearly alike in width and time for shares that mean something",
+                hint="leave some of them out",
+            )
         return np.asarray(x / x.sum())
 
     def replay(self, ticks: Sequence[int], weights: Iterable[Float64Array]) -> Float64Array:

@@ -140,7 +140,8 @@ def table_lines(done: SweepReport, *, width: int | None, unicode: bool) -> Itera
 
 
 def _head(metric: str) -> str:
-    return metric if len(metric) <= 24 else metric[:23] + "…"
+    short = metric if len(metric) <= 24 else metric.rpartition(" ")[2]  # without its task
+    return short if len(short) <= 24 else short[:23] + "…"
 
 
 def _digits(value: float) -> str:
@@ -160,8 +161,8 @@ def said(done: SweepReport) -> Iterator[str]:
             f"best: {best.candidate.label}, {done.metric} {_digits(best.score.value)}; the last checkpoint has "
             f"{_digits(last.score.value)}"
         )
-    elif last is best:
-        yield "no average is better than the last checkpoint: a learning rate that fell to zero leaves nothing to gain"
+    elif last is best and len(outcome.ranked) > 1:
+        yield "no average is better than the last checkpoint, as after a learning rate that fell to zero"
     yield from _of_ties(outcome)
     for name, value in outcome.edges:
         yield f"the best is at the edge of the grid: try {flag(name)} {value} too, or --refine 2"

@@ -14,6 +14,7 @@ held, and waits; or neither, and only then runs the command anew.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -38,6 +39,7 @@ except ImportError:  # Windows, where a command that outlives its sweep is run a
     fcntl = None  # type: ignore[assignment]
 
 MODEL, OUT = "{model}", "{out}"
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _POLL = 0.02  # seconds between two looks, at first
 _LONGEST_POLL = 0.5
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|m|min|h|d|)", re.ASCII | re.IGNORECASE)
@@ -96,7 +98,9 @@ class Evaluation:
 
     @property
     def _asked(self) -> dict[str, Any]:
-        return {"command": self.command, **self.identity}
+        # The text is for people, without a token that somebody typed into it; the digest says whether it is the same.
+        known = hashlib.sha256(self.command.encode()).hexdigest()
+        return {"command": _TOKEN.sub("hf_…", self.command), "command_sha256": known, **self.identity}
 
     def ended(self) -> Ended | None:
         """How it ended, if it did, and was asked for as it is now."""
@@ -133,7 +137,9 @@ class Evaluation:
             return waited
         shutil.rmtree(self.directory, ignore_errors=True)
         self.out.mkdir(parents=True)
-        (self.directory / "asked.json").write_text(json.dumps(self._asked, indent=2) + "\n", encoding="utf-8")
+        (self.directory / "asked.json").write_text(
+            json.dumps(self._asked, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         return self._start(groups)
 
     def _typed(self) -> str:

@@ -9,10 +9,12 @@ evaluations/           what each evaluation said: see evaluation
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from typing import Any
 from belay_cli.errors import CheckpointError, OutputError, UsageError
 from belay_cli.formats import SUFFIX
 from belay_cli.storage.json_file import read_json
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody is kept out
+    fcntl = None  # type: ignore[assignment]
 
 RESULT = "sweep.json"
 SCHEMA = 1
@@ -47,11 +54,34 @@ class Store:
         """The directory of one evaluation of a candidate; they count from 1."""
         return self.path / "evaluations" / (f"{name}.{kind}" if kind else name) / str(number)
 
-    def open(self, series: str, *, overwrite: bool) -> None:
-        """Make the directory, or go on in it. Raises OutputError if it is another sweep's, or something else's."""
+    @contextlib.contextmanager
+    def opened(self, series: str, *, overwrite: bool) -> Iterator[None]:
+        """Make the directory, or go on in it, and keep others out for as long as this lasts.
+
+        Raises OutputError if it is another sweep's, or something else's, or if a sweep is at work in it.
+        """
+        self._make()
+        descriptor = os.open(self.path, os.O_RDONLY) if fcntl is not None else -1
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise OutputError("another sweep is at work in it", file=self.path, hint="wait for it") from None
+                except OSError:
+                    pass  # a file system without locks
+            self._begin(series, overwrite)
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _make(self) -> None:
         if self.path.is_file() or self.path.suffix == SUFFIX:
             raise UsageError(f"-o {self.path} is a file, and a sweep is a directory", hint="-o sweep")
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def _begin(self, series: str, overwrite: bool) -> None:
         entries = {entry.name for entry in self.path.iterdir()} - {_PART}
         known = self._result()
         if entries and known is None:

@@ -294,3 +294,35 @@ def test_what_a_function_raises_is_a_failure_of_that_candidate() -> None:
     done = sweep("run", [Ema("5%"), Ema("20%")], evaluate=loss, maximize=True)
     assert [one.failure for one in done.outcome.failed] == ["raised RuntimeError: no", "gave nan"]
     assert [one.score for one in done.outcome.ranked] == [(0.5, None), (0.25, 0.1)]
+
+
+def test_one_sweep_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    from belay_cli.sweeping.store import Store
+
+    with Store(Path("sweep"), files=True).opened("", overwrite=False):
+        assert swept() == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "belay: sweep: another sweep is at work in it",
+        "       wait for it",
+    ]
+
+
+def test_a_series_of_one_has_one_candidate() -> None:
+    words = ["--eval", command(), "--metric", "loss", "--minimize"]
+    assert run(["sweep", "run/step-100.safetensors", "-o", "sweep", *words]) == 0
+    assert [one["name"] for one in result()["candidates"]] == ["last checkpoint"]
+
+
+def test_a_sweep_beside_the_checkpoints_is_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("run/evaluate.py").write_text(Path("evaluate.py").read_text())
+    monkeypatch.chdir("run")
+    words = ["--eval", command(), "--metric", "loss", "--minimize", "-m", "ema"]
+    assert run(["sweep", ".", *words]) == 0
+    first = table(result("belay-sweep"))
+    assert run(["sweep", ".", *words]) == 0
+    assert table(result("belay-sweep")) == first
+
+
+def test_no_token_is_stored() -> None:
+    assert swept("-m", "ema", evaluate=f"HF_TOKEN=hf_abcdefghijklmnop {command()}") == 0
+    assert not [path for path in Path("sweep").rglob("*") if path.is_file() and b"abcdefgh" in path.read_bytes()]
