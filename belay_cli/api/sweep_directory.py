@@ -7,12 +7,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from belay_cli import words
@@ -28,10 +26,10 @@ from belay_cli.show import pictures
 from belay_cli.show.listener import Listener, Nobody, Progress
 from belay_cli.show.sweep import SweepReport, curves
 from belay_cli.storage.files import is_remote
-from belay_cli.sweeping.evaluation import Ended, Evaluation, Groups, running_groups, shares_of_gpus
+from belay_cli.sweeping.evaluation import Groups, running_groups, shares_of_gpus
+from belay_cli.sweeping.evaluations import Evaluations
 from belay_cli.sweeping.grid import LAST, Grid, baselines, refined
-from belay_cli.sweeping.measures import NoResult
-from belay_cli.sweeping.metric import Judge, Score, mean_of
+from belay_cli.sweeping.metric import Score
 from belay_cli.sweeping.options import EvaluationOptions, SweepOptions
 from belay_cli.sweeping.outcome import Outcome, Tried
 from belay_cli.sweeping.store import Store
@@ -120,20 +118,13 @@ class _Sweep:
     hears: Listener
     marks: Fingerprints
     groups: Groups
-    judge: Judge = field(init=False)
     tries: list[Try] = field(default_factory=list)
     found: dict[str, Tried] = field(default_factory=dict)
-    evaluated: int = 0
     told: bool = False
 
     def __post_init__(self) -> None:
-        self.judge = self.evaluation.judge()
         shares = shares_of_gpus(self.evaluation.jobs, gpu_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._slots: SimpleQueue[dict[str, str]] = SimpleQueue()
-        for share in shares:
-            self._slots.put(share)
-
-    # -- averages
+        self.judged = Evaluations(self.evaluation, self.store, self.series_id, self.groups, shares)
 
     def try_all(self, tries: Sequence[Try]) -> None:
         """Average and evaluate these, as many at a time as there is room for."""
@@ -143,11 +134,11 @@ class _Sweep:
         if not self.told:
             self._announce(len(self.tries), len(self.tries) - len(left), size)
         for known in [one for one in tries if one not in left]:
-            self._evaluate_all([known])
+            self._evaluate([known])
         for first in range(0, len(left), size or 1):
             batch = left[first : first + size]
             self._average(batch)
-            self._evaluate_all(batch)
+            self._evaluate(batch)
             if self.options.keep != "all":
                 for one in batch:
                     self.store.remove_candidate(one.name)
@@ -157,7 +148,7 @@ class _Sweep:
         """Whether all its evaluations have ended, so that its weights are not needed."""
         if self.options.keep == "all" and not self.store.candidate(one.name).exists():
             return False
-        return bool(self.evaluation.eval) and all(each.ended() and not self._again(each) for each in self._runs(one))
+        return bool(self.evaluation.eval) and self.judged.is_known(one)
 
     def _at_once(self, tries: Sequence[Try]) -> int:
         """How many outputs one read makes. Raises OutputError if there is no room for one."""
@@ -217,96 +208,24 @@ class _Sweep:
         plan = make_plan(self.series, rules, places, options, engine=chosen_engine())
         run(plan, self.hears if batch[0] is self.tries[0] else _Quiet(self.hears), self.marks)
 
-    # -- evaluations
+    def _evaluate(self, batch: Sequence[Try]) -> None:
+        """Score these; without a command there is nothing to say of them but what they are."""
+        if not self.evaluation.eval:
+            self.found |= {one.candidate.label: Tried(one.candidate, one.summary) for one in batch}
+            return
+        with self.hears.share("Evaluating") as progress:
 
-    def _runs(
-        self, one: Try, *, command: str | None = None, kind: str = "", model: Path | None = None
-    ) -> list[Evaluation]:
-        """The evaluations of a candidate."""
-        command = command or self.evaluation.eval
-        if command is None:
-            return []
-        identity = {"rule": one.parameters, "series": self.series_id}
-        return [
-            Evaluation(
-                self.store.evaluation(one.name, number, kind),
-                command,
-                self.store.candidate(one.name),
-                identity,
-                self.evaluation.limit,
-            )
-            for number in range(1, (1 if kind else self.evaluation.repeat) + 1)
-        ]
+            def told(done: int, total: int) -> None:
+                progress(done / total)
+                progress.describe(f"Evaluating, {done} of {total}")
 
-    def _again(self, each: Evaluation) -> bool:
-        """Whether it failed, and is to be tried again."""
-        ended = each.ended()
-        if not (self.evaluation.retry and ended):
-            return False
-        try:
-            self.judge.score(each.measures(ended))
-        except NoResult:
-            return True
-        return False
-
-    def _evaluate_all(self, batch: Sequence[Try]) -> None:
-        """Run what has to be run, `jobs` at a time, and score each candidate as soon as all of its runs have ended."""
-        runs = [(one, each) for one in batch for each in self._runs(one)]
-        for one in batch if not runs else ():
-            self.found[one.candidate.label] = Tried(one.candidate, one.summary)
-        ended: dict[str, list[tuple[Evaluation, Ended]]] = {}
-        total = len(runs) or 1
-        with self.hears.share("Evaluating") as progress, ThreadPoolExecutor(self.evaluation.jobs) as pool:
-            pending: dict[Future[Ended], tuple[Try, Evaluation]] = {}
-            try:
-                pending = {pool.submit(self._run, each): (one, each) for one, each in runs}
-                while pending:
-                    done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        one, each = pending.pop(future)
-                        ended.setdefault(one.candidate.label, []).append((each, future.result()))
-                        progress((total - len(pending)) / total)
-                        progress.describe(f"Evaluating, {total - len(pending)} of {total}")
-                        if len(ended[one.candidate.label]) == self.evaluation.repeat:
-                            self.found[one.candidate.label] = self._judged(one, ended[one.candidate.label])
-            except BaseException:
-                for future in pending:
-                    future.cancel()
-                self.groups.close()
-                raise
-
-    def _run(self, each: Evaluation) -> Ended:
-        if self._again(each):
-            shutil.rmtree(each.directory)
-        if (known := each.ended()) is not None:
-            return known
-        share = self._slots.get()
-        try:
-            found = replace(each, environment=share).run(self.groups)
-        finally:
-            self._slots.put(share)
-        self.evaluated += 1
-        return found
-
-    def _judged(self, one: Try, ended: Iterable[tuple[Evaluation, Ended]]) -> Tried:
-        scores, measured, seconds = [], {}, [end.seconds for _, end in ended if end.seconds is not None]
-        summary = one.summary
-        took = sum(seconds) if seconds else None
-        try:
-            for each, end in ended:
-                measures = each.measures(end)
-                scores.append(self.judge.score(measures))
-                measured = {str(key): value.value for key, value in measures.items() if abs(value.value) < float("inf")}
-        except NoResult as why:
-            return Tried(one.candidate, summary, failure=str(why), seconds=took)
-        return Tried(one.candidate, summary, mean_of(scores), measured=measured, seconds=took)
-
-    # -- the end
+            for one, found in zip(batch, self.judged.all(batch, told), strict=True):
+                self.found[one.candidate.label] = Tried(one.candidate, one.summary, **found)
 
     @property
     def outcome(self) -> Outcome:
         """What is known so far."""
-        return Outcome([self.found[one.candidate.label] for one in self.tries], bool(self.judge.higher))
+        return Outcome([self.found[one.candidate.label] for one in self.tries], bool(self.judged.judge.higher))
 
     def refine(self) -> bool:
         """Try the grid around the best; False if there is nothing between its points."""
@@ -335,12 +254,12 @@ class _Sweep:
         report = SweepReport(
             series=self.series.name,
             unit=self.series.unit,
-            metric=self.judge.name,
+            metric=self.judged.judge.name,
             outcome=outcome,
             rules={one.candidate.label: one.parameters for one in self.tries},
             output=str(self.store.path),
             best_output=written,
-            evaluated=self.evaluated,
+            evaluated=self.judged.count,
             confirmed=confirmed,
             pictures=self._draw(outcome),
         )
@@ -356,14 +275,11 @@ class _Sweep:
         self._average(both)
         scores: list[Score | None] = []
         for one in both:
-            (each,) = self._runs(one, command=self.evaluation.confirm, kind="confirm")
             with self.hears.phase("Confirming"):
-                ended = self._run(each)
-            try:
-                scores.append(self.judge.score(each.measures(ended)))
-            except NoResult as why:
-                self.hears.warn(f"--confirm: {one.candidate.label} {why}")
-                scores.append(None)
+                found = self.judged.confirmed(one)
+            if found["failure"]:
+                self.hears.warn(f"--confirm: {one.candidate.label} {found['failure']}")
+            scores.append(found["score"])
         if self.options.keep != "all":
             for one in both:
                 self.store.remove_candidate(one.name)
@@ -371,7 +287,7 @@ class _Sweep:
 
     def _write_best(self, best: Try, outcome: Outcome, confirmed: tuple[Score | None, Score | None] | None) -> None:
         """The winner as average writes it, with what the sweep found in its record; one that is there is replaced."""
-        chosen = _chosen(outcome, self.judge.name, confirmed)
+        chosen = _chosen(outcome, self.judged.judge.name, confirmed)
         options = replace(self.planned, overwrite=True)
         plan = make_plan(
             self.series, [best.candidate.rule], [self.store.best], options, engine=chosen_engine(), chosen=chosen
@@ -388,7 +304,7 @@ class _Sweep:
         score = last.score.value if last is not None and last.score is not None else None
         paths = [self.store.path / f"sweep.{form}" for form in ("png", "svg")]
         for path in paths:
-            pictures.draw_sweep(path, curves(outcome), metric=self.judge.name, unit=self.series.unit, last=score)
+            pictures.draw_sweep(path, curves(outcome), metric=self.judged.judge.name, unit=self.series.unit, last=score)
         return tuple(map(str, paths))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,8 +41,9 @@ class Try:
 
     @property
     def name(self) -> str:
-        """As a file is called."""
-        return slug(self.candidate.label)
+        """As a file is called; of a rule with a number for each checkpoint, which a file may say, by those too."""
+        lists = any(isinstance(value, list) for value in self.parameters.values())
+        return slug(self.candidate.label + (f" {json.dumps(self.parameters)}" if lists else ""))
 
 
 def planned_tries(series: Series, candidates: Sequence[Candidate], options: PlanOptions) -> list[Try]:

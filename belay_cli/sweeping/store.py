@@ -10,6 +10,7 @@ evaluations/           what each evaluation said: see evaluation
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -128,6 +129,10 @@ class Store:
 
 
 def slug(label: str) -> str:
-    """A label as the name of a file: `ema --half-life 10%` is `ema-half-life-10pct`."""
+    """A label as the name of a file: `ema --half-life 10%` is `ema-half-life-10pct`.
+
+    With a digest behind it where signs or an end are lost, so that no two labels have one name.
+    """
     text = label.replace("%", "pct").replace(" --", "-").replace(" ", "-")
-    return re.sub(r"[^A-Za-z0-9.=_-]+", "_", text).strip("-._")[:100]
+    kept = re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("-._")[:80]
+    return kept if kept == text else f"{kept}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
