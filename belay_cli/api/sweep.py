@@ -11,7 +11,7 @@ from belay_cli.api.average import Checkpoints, in_memory, listed_paths, listener
 from belay_cli.api.keywords import PlanKeywords, plan_options
 from belay_cli.api.tries import Try, planned_tries
 from belay_cli.checkpoints import find_series
-from belay_cli.errors import UsageError
+from belay_cli.errors import BelayError, UsageError
 from belay_cli.rules import Rule
 from belay_cli.show.sweep import SweepReport
 from belay_cli.sweeping.grid import Grid, baselines, of_rule
@@ -68,6 +68,8 @@ def sweep(
     made = replayed(in_memory(series, [one.candidate.rule for one in tries], planned, at_once), hears)
     for one, (_, state) in zip(tries, made, strict=True):
         found.append(_tried(one, lambda state=state: _called(evaluate, state, repeat)))  # type: ignore[misc]
+    if found and all(one.score is None for one in found):
+        raise BelayError("no evaluation gave a score", hint=f"{found[0].candidate.label} {found[0].failure}")
     return SweepReport(
         series=series.name,
         unit=series.unit,

@@ -333,7 +333,7 @@ def _warnings(
         yield from (prefix + warning for warning in rule_warnings(series, output.rule, output.coefficients))
     yield from tensor_warnings(series, tensors)
     yield from learning_rate_warnings(series)
-    yield from order_warnings(series)
+    yield from order_warnings(series, [output.rule for output in outputs])
     yield from left_out_warnings(series)
     yield from served_twice(series)
     yield from (f"{name} is a link that leads out of its checkpoint; it is not copied" for name in led_outside)

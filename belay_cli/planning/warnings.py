@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from belay_cli.checkpoints import Series
 from belay_cli.checkpoints.learning_rate import NEAR_ZERO, of_series
@@ -49,9 +49,9 @@ def tensor_warnings(series: Series, tensors: list[PlannedTensor]) -> Iterator[st
         yield apart
 
 
-def order_warnings(series: Series) -> Iterator[str]:
-    """About an order that was given, where the numbers say another."""
-    if series.selection.order == "given":
+def order_warnings(series: Series, rules: Iterable[Rule]) -> Iterator[str]:
+    """About an order that was given, where the numbers say another, unless the rules ask for none."""
+    if series.selection.order == "given" and any(rule.ordered for rule in rules):
         yield from falling(series.checkpoints)
 
 
@@ -84,7 +84,7 @@ def served_twice(series: Series) -> Iterator[str]:
     for checkpoint in series.checkpoints:
         known = [content_id(file.path) for file in checkpoint.files if isinstance(file.path, RemotePath)]
         whole = len(known) == len(checkpoint.files) and None not in known
-        marks.append(" ".join(map(str, known)) if whole else checkpoint.name)
+        marks.append(" ".join(map(str, known)) if whole else str(checkpoint.path))
     yield from identical_warnings(series, marks)
 
 

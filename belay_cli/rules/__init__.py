@@ -64,6 +64,8 @@ METHODS: dict[str, type[Rule]] = {
     )
 }
 
+_DEFAULT: Rule = Ema()  # what nobody asked for
+
 __all__ = [
     "METHODS",
     "Belay",
@@ -95,6 +97,8 @@ def asked(method: str | Rule | None, given: Mapping[str, Any] | None = None) -> 
     method, and for an option that it does not take.
     """
     given = {name: value for name, value in (given or {}).items() if value is not None and value is not False}
+    if method is None and not given:
+        return _DEFAULT
     if method is None:
         method = next((name.rstrip("_") for name in given if name.rstrip("_") in METHODS), next(iter(METHODS)))
     if isinstance(method, Rule):
@@ -117,7 +121,7 @@ def asked(method: str | Rule | None, given: Mapping[str, Any] | None = None) -> 
 
 def with_weights(rule: Rule, weights: Mapping[str, float]) -> Rule:
     """The rule of weights that were typed behind the checkpoints, in place of the default one. Raises UsageError."""
-    if rule != METHODS[next(iter(METHODS))]():
+    if rule is not _DEFAULT:
         raise UsageError("weights behind the checkpoints are a method of their own", hint="leave --method out")
     return Coefficients(weights)
 

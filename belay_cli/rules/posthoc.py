@@ -40,6 +40,7 @@ class PostHoc(PowerOptions):
 
     method = "posthoc"
     title = "Post-hoc EMA"
+    ordered = False
     phrase = "a power EMA of another width, from stored ones"
     tags = ("ema",)
 

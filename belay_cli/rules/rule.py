@@ -55,7 +55,8 @@ class Rule(Options, ABC):
 
     `method` is its name for --method; `title` what people call it; `phrase` says in a sentence what it is;
     `tags` are those of the Hub for its averages; `any_sum`: its coefficients need not sum to 1;
-    `chosen_by_name`: its weights are on checkpoints that were chosen one by one, so that they may lean on any.
+    `chosen_by_name`: its weights are on checkpoints that were chosen one by one, so that they may lean on any;
+    `ordered`: the order of the checkpoints matters to it.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Rule(Options, ABC):
     tags: tuple[str, ...] = ()
     any_sum: ClassVar[bool] = False
     chosen_by_name: ClassVar[bool] = False
+    ordered: ClassVar[bool] = True
     panel: ClassVar[str] = "The rule"
 
     def told(self, facts: Facts) -> Rule:

@@ -22,6 +22,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -226,14 +227,16 @@ class Groups:
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()  # so that none starts unseen while the others are ended
         self.closed = False
 
     def start(self, arguments: list[str], **more: Any) -> subprocess.Popen[bytes]:
         """Start a process at the head of a group of its own."""
-        if self.closed:
-            raise Stopped
-        process = subprocess.Popen(arguments, start_new_session=True, **more)  # noqa: S603 - what the user asked for
-        self._running.add(process)
+        with self._lock:
+            if self.closed:
+                raise Stopped
+            process = subprocess.Popen(arguments, start_new_session=True, **more)  # noqa: S603 - what the user asked for
+            self._running.add(process)
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
@@ -245,8 +248,10 @@ class Groups:
 
     def close(self) -> None:
         """End them all; none starts any more."""
-        self.closed = True
-        for process in list(self._running):
+        with self._lock:
+            self.closed = True
+            running = list(self._running)
+        for process in running:
             self.kill(process)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from belay_cli import Ema, Uniform, average, sweep
+from belay_cli import BelayError, Ema, Uniform, average, sweep
 from belay_cli.cli import run
 from belay_cli.record import parse
 from tests.sweeping.conftest import command, log
@@ -326,3 +326,22 @@ def test_a_sweep_beside_the_checkpoints_is_none_of_them(monkeypatch: pytest.Monk
 def test_no_token_is_stored() -> None:
     assert swept("-m", "ema", evaluate=f"HF_TOKEN=hf_abcdefghijklmnop {command()}") == 0
     assert not [path for path in Path("sweep").rglob("*") if path.is_file() and b"abcdefgh" in path.read_bytes()]
+
+
+def test_a_function_that_never_works_is_an_error() -> None:
+    with pytest.raises(BelayError) as caught:
+        sweep("run", ["ema"], evaluate=lambda state: state["no such tensor"], maximize=True)
+    assert (caught.value.message, caught.value.hint) == (
+        "no evaluation gave a score",
+        "last checkpoint raised KeyError: 'no such tensor'",
+    )
+
+
+def test_a_file_of_coefficients_that_has_changed_is_another_candidate() -> None:
+    shares = {f"step-{step}.safetensors": 1.0 if step == 1200 else 0.0 for step in range(100, 1300, 100)}
+    Path("mine.json").write_text(json.dumps({**shares, "step-1100.safetensors": 0.5, "step-1200.safetensors": 0.5}))
+    assert swept("-m", "coefficients", "--coefficients", "mine.json", "--keep", "all") == 0
+    Path("mine.json").write_text(json.dumps({**shares, "step-900.safetensors": 0.5, "step-1200.safetensors": 0.5}))
+    assert swept("-m", "coefficients", "--coefficients", "mine.json", "--keep", "all") == 0
+    assert len(log()) == 4
+    assert len(list(Path("sweep/candidates").iterdir())) == 4
