@@ -56,9 +56,8 @@ def main() -> None:
     rows = [[name, " ".join(f"{one:.1f}" for one in times), f"{median(times):.2f}"] for name, times in seen.items()]
     print(describe_machine())
     print(table(["", "seconds", "median"], rows))
-    print(
-        f"the sweep takes {swept / (written + 3 * average):.2f} × the writing and three averages; peak {peak / 2**20:.0f} MiB"
-    )
+    share = swept / (written + 3 * average)
+    print(f"the sweep takes {share:.2f} × the writing and three averages; peak {peak / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":
