@@ -21,7 +21,7 @@ from belay_cli.checkpoints.fingerprint import Fingerprints
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.engine.device import gpu_count
 from belay_cli.errors import OutputError, UsageError
-from belay_cli.planning import PlanOptions, make_plan
+from belay_cli.planning import Plan, PlanOptions, make_plan
 from belay_cli.show import pictures
 from belay_cli.show.listener import Listener, Nobody, Progress
 from belay_cli.show.sweep import SweepReport, curves
@@ -120,7 +120,7 @@ class _Sweep:
     groups: Groups
     tries: list[Try] = field(default_factory=list)
     found: dict[str, Tried] = field(default_factory=dict)
-    told: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shares = shares_of_gpus(self.evaluation.jobs, gpu_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -131,7 +131,7 @@ class _Sweep:
         self.tries += tries
         left = [one for one in tries if not self._is_known(one)]
         size = self._at_once(left)
-        if not self.told:
+        if self.tries == list(tries):
             self._announce(len(self.tries), len(self.tries) - len(left), size)
         for known in [one for one in tries if one not in left]:
             self._evaluate([known])
@@ -181,13 +181,11 @@ class _Sweep:
 
     def _announce(self, count: int, known: int, size: int) -> None:
         """What is going to happen, and what is to be known of the series."""
-        self.told = True
         plan = self.tries[0].plan
-        warnings = make_plan(self.series, [baselines()[1].rule], None, self.planned, engine=chosen_engine()).warnings
+        uniform = make_plan(self.series, [baselines()[1].rule], None, self.planned, engine=chosen_engine())
         for text in self.series.notes:
             self.hears.note(text)
-        for warning in warnings:
-            self.hears.warn(warning)
+        self._warn(uniform)
         left = count - known
         batches = -(-left // size) if size else 0
         text = f"{words.plural(count, 'candidate')} of {self.series.name}"
@@ -197,6 +195,12 @@ class _Sweep:
             written = size * sum(tensor.nbytes for tensor in plan.tensors)
             text += f"; {size} at a time: {reads}, {words.size(written)} on disk"
         self.hears.note(text)
+
+    def _warn(self, plan: Plan) -> None:
+        """Say what a plan warns of, once."""
+        for warning in [text for text in plan.warnings if text not in self.warnings]:
+            self.warnings.append(warning)
+            self.hears.warn(warning)
 
     def _average(self, batch: Sequence[Try]) -> None:
         """Write the candidates that are not there; one that is there is whole."""
@@ -263,6 +267,7 @@ class _Sweep:
             best_output=written,
             evaluated=self.judged.count,
             confirmed=confirmed,
+            warnings=tuple(self.warnings),
             pictures=self._draw(outcome),
         )
         report = replace(report, seconds=time.monotonic() - began)
@@ -294,6 +299,7 @@ class _Sweep:
         plan = make_plan(
             self.series, [best.candidate.rule], [self.store.best], options, engine=chosen_engine(), chosen=chosen
         )
+        self._warn(plan)
         run(plan, _Quiet(self.hears), self.marks)
 
     def _draw(self, outcome: Outcome) -> tuple[str, ...]:

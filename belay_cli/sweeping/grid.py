@@ -56,9 +56,10 @@ class Grid:
     @classmethod
     def typed(cls, method: str | None, values: Mapping[str, Any]) -> Grid:
         """From what was typed: lists with commas. Raises UsageError."""
-        methods = [
-            one_of("--method", name.strip(), tuple(METHODS)) for name in (method or "").split(",") if name.strip()
-        ]
+        named = [] if method is None else [name.strip() for name in method.split(",")]
+        if "" in named:
+            raise UsageError(f"--method {method!r} has an empty value", hint="--method ema,uniform")
+        methods = [one_of("--method", name, tuple(METHODS)) for name in named]
         found: dict[str, Any] = {}
         for name, text in values.items():
             if text in (None, False):

@@ -46,6 +46,8 @@ def test_an_option_called_like_a_method_adds_it() -> None:
     ("method", "values", "message"),
     [
         ("ema,emma", {}, "--method emma is unknown"),
+        ("", {}, "--method '' has an empty value"),
+        ("ema", {"half_life": ""}, "--half-life '' has an empty value"),
         ("uniform", {"half_life": "5%"}, "--method uniform takes no --half-life"),
         ("ema", {"half_life": "5%,,10%"}, "--half-life '5%,,10%' has an empty value"),
         ("ema", {"half_life": "5%,ten"}, "--half-life 'ten' is not a positive half-life"),

@@ -345,3 +345,11 @@ def test_a_file_of_coefficients_that_has_changed_is_another_candidate() -> None:
     assert swept("-m", "coefficients", "--coefficients", "mine.json", "--keep", "all") == 0
     assert len(log()) == 4
     assert len(list(Path("sweep/candidates").iterdir())) == 4
+
+
+def test_what_the_winner_is_warned_of_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    shares = ",".join(["0"] * 10 + ["0.01", "0.01"])  # the least weights have the least loss
+    assert swept("-m", "coefficients", "--coefficients", shares) == 0
+    said = "the coefficients sum to 0.02, and nothing is normalised"
+    assert said in capsys.readouterr().err
+    assert said in result()["warnings"][-1]
