@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from belay_cli.rules import Rule
 from belay_cli.show.sweep import SweepReport
 from belay_cli.sweeping.grid import Grid, baselines, of_rule
 from belay_cli.sweeping.measures import NoResult
-from belay_cli.sweeping.metric import Score, mean_of
+from belay_cli.sweeping.metric import LARGEST, Score, mean_of
 from belay_cli.sweeping.outcome import Outcome, Tried
 
 if TYPE_CHECKING:
@@ -85,13 +84,15 @@ def _called(evaluate: Evaluate, state: dict[str, torch.Tensor], repeat: int) -> 
     scores = []
     for _ in range(repeat):
         try:
-            told = evaluate(state)
+            # A function may change what it is given; the next call is given what the first one was.
+            told = evaluate({name: tensor.clone() for name, tensor in state.items()} if repeat > 1 else state)
+            value, spread = told if isinstance(told, tuple) else (told, None)
+            value, spread = float(value), None if spread is None else float(spread)
         except Exception as error:  # the user's own function: whatever it raises is said of this candidate
             raise NoResult(f"raised {type(error).__name__}: {error}") from error
-        value, spread = told if isinstance(told, tuple) else (told, None)
-        if not math.isfinite(value):
-            raise NoResult(f"gave {float(value)}")
-        scores.append(Score(float(value), None if spread is None else float(spread)))
+        if not abs(value) < LARGEST:
+            raise NoResult(f"gave {value}")
+        scores.append(Score(value, spread))
     return mean_of(scores)
 
 

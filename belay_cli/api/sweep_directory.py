@@ -96,7 +96,9 @@ def _keep_clear(store: Store, series: Series) -> None:
 def _identity(series: Series, planned: PlanOptions, marks: Sequence[str]) -> str:
     """Of what the bytes of a candidate depend on beside its rule."""
     parts = zip(series.checkpoints, series.ticks, marks, strict=True)
+    opening = [series.selection.subfolder, series.selection.state_key, series.selection.source]
     told = [
+        opening,
         series.unit,
         planned.arguments(),
         planned.max_shard_size,
@@ -254,6 +256,7 @@ class _Sweep:
         best = next((one for one in self.tries if outcome.best and one.candidate is outcome.best.candidate), None)
         confirmed = self._confirmed(best) if best and self.evaluation.confirm else None
         written = ""
+        self.store.remove_best()  # of an earlier grid
         if best is not None and self.options.keep != "none":
             self._write_best(best, outcome, confirmed)
             written = str(self.store.best)

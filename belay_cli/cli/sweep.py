@@ -49,6 +49,8 @@ def sweep(
             "without --eval nothing can be chosen",
             hint="--eval 'python evaluate.py {model}', or --keep all to write all candidates",
         )
+    if evaluation.eval is None and options.refine:
+        raise UsageError("--refine goes with --eval")
     console = screen.console()
     done = sweep_by_command(checkpoints, grid, output, selection, planned, evaluation, options, console)
     if screen.json:
@@ -56,7 +58,8 @@ def sweep(
     elif evaluation.eval is None:
         console.line(f"{len(done.outcome.tried)} averages in {output / 'candidates'}")
     elif screen.quiet:
-        console.line(done.best_output)
+        if done.best_output:
+            console.line(done.best_output)
     else:
         console.screen(lambda width, unicode: sweep_lines(done, width=width, unicode=unicode))
         if done.best_output:

@@ -106,7 +106,8 @@ def _score(score: Score | None) -> dict[str, float | None]:
 def sweep_lines(done: SweepReport, *, width: int | None, unicode: bool) -> Iterator[Text]:
     """The whole result as lines."""
     outcome = done.outcome
-    yield from table_lines(done, width=width, unicode=unicode)
+    if outcome.ranked:
+        yield from table_lines(done, width=width, unicode=unicode)
     if len(outcome.ranked) > 2:
         yield Text()
         yield from chart_lines(outcome, done.metric, done.unit, width=width, unicode=unicode)
@@ -140,7 +141,9 @@ def table_lines(done: SweepReport, *, width: int | None, unicode: bool) -> Itera
 
 
 def _head(metric: str) -> str:
-    short = metric if len(metric) <= 24 else metric.rpartition(" ")[2]  # without its task
+    if len(metric) <= 24:
+        return metric
+    short = "score" if " + " in metric or " × " in metric else metric.rpartition(" ")[2]  # without its task
     return short if len(short) <= 24 else short[:23] + "…"
 
 
@@ -153,7 +156,6 @@ def said(done: SweepReport) -> Iterator[str]:
     """What the table says, in sentences: the gain, the tie, the edge, the confirmation."""
     outcome, best = done.outcome, done.outcome.best
     if best is None or best.score is None:
-        yield "no candidate has a score"
         return
     last = outcome.last
     if last is not None and last.score is not None and last is not best:
@@ -176,7 +178,7 @@ def said(done: SweepReport) -> Iterator[str]:
 def _of_ties(outcome: Outcome) -> Iterator[str]:
     best, longest = outcome.best, outcome.longest
     others = len(outcome.tied) - 1
-    if not outcome.tied:
+    if not outcome.tied and len(outcome.ranked) > 1:
         yield "no standard error is known, so nothing is said of ties: --repeat 3, or an evaluation that states one"
     elif others and longest is not None:
         text = f"{words.plural(others, 'other')} within one standard error of it"

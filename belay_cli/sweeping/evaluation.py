@@ -61,12 +61,12 @@ class Ended(NamedTuple):
     seconds: float | None = None
 
 
-def check_command(command: str) -> None:
-    """Raise UsageError if the command never names the candidate."""
+def check_command(command: str, name: str) -> None:
+    """Raise UsageError if the command of this option never names the candidate."""
     if MODEL not in command:
         raise UsageError(
-            f"--eval never says {MODEL}, which stands for a candidate",
-            hint=f"--eval 'python evaluate.py {MODEL}', and {OUT} for a directory that it may write to",
+            f"{name} never says {MODEL}, which stands for a candidate",
+            hint=f"{name} 'python evaluate.py {MODEL}', and {OUT} for a directory that it may write to",
         )
 
 
@@ -122,7 +122,7 @@ class Evaluation:
     def measures(self, ended: Ended) -> Measures:
         """What it measured. Raises NoResult if it failed, with the reason."""
         if ended.code is None:
-            raise NoResult(f"took longer than {words.duration(self.limit)}" if self.limit else "took too long")
+            raise NoResult("took longer than its --time-limit")
         if ended.code:
             raise NoResult(f"exit code {ended.code}{_last_words(self.directory / 'stderr')}")
         own = {str(self.model), str(self.model.absolute()), self.model.name}

@@ -71,7 +71,8 @@ def _of_file(path: Path) -> Measures:
 def _numbers(metrics: Any) -> Iterator[tuple[str, float, float | None]]:
     """Name, value and standard error of the metrics of a task. The error of `acc,none` is `acc_stderr,none`."""
     entries = metrics.items() if isinstance(metrics, dict) else ()
-    filtered_ones = any("," in str(name) for name, _ in entries)  # then `sample_len` and the like are no metrics
+    # lm-evaluation-harness: each metric has a filter and an error, even "N/A"; `sample_len` and the like have none.
+    filtered_ones = any("_stderr," in str(name) for name, _ in entries)
     for name, value in entries:
         if filtered_ones and "," not in str(name):
             continue
@@ -143,4 +144,5 @@ def _last_json(lines: Sequence[str]) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """A number, NaN and infinity too; an integer that no float64 is near is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value != value or abs(value) < 10**308)

@@ -12,6 +12,8 @@ from belay_cli.errors import UsageError
 from belay_cli.formats.text import listed
 from belay_cli.sweeping.measures import Key, Measured, Measures, NoResult
 
+LARGEST = 1e100  # of a score: its square and sums of it are numbers too
+
 
 class Part(NamedTuple):
     """A metric of --metric: a task, or None where it is not said, a metric and its weight."""
@@ -55,8 +57,9 @@ def _is_number(text: str) -> bool:
 
 @dataclass
 class Judge:
-    """Makes scores of measures. `parts`: what --metric said; `higher`: what --maximize or --minimize said.
+    """Makes scores of measures: of several metrics the mean, weighted over the sum of the absolute weights.
 
+    `parts`: what --metric said; `higher`: what --maximize or --minimize said.
     What is left open is settled by the first evaluation that says it, and holds for all.
     """
 
@@ -86,7 +89,7 @@ class Judge:
             found.append(measures[key])
         self._settle_direction(found)
         for part, measured in zip(self.parts, found, strict=True):
-            if not math.isfinite(measured.value):
+            if not abs(measured.value) < LARGEST:
                 raise NoResult(f"gave {measured.value} for {part}")
         self.settled = True
         return self._together(found)
@@ -115,14 +118,13 @@ class Judge:
 
     def _together(self, found: Sequence[Measured]) -> Score:
         weights = [part.weight for part in self.parts]
-        total = math.fsum(weights) if len(weights) > 1 and abs(math.fsum(weights)) > 1e-9 else 1.0
-        total = weights[0] if len(weights) == 1 else total
+        total = math.fsum(map(abs, weights))  # a negative weight turns the end that is good, and must stay negative
         value = math.fsum(w * m.value for w, m in zip(weights, found, strict=True)) / total
         errors = [m.error for m in found]
         if any(error is None for error in errors):
             return Score(value, None)
-        squares = (w * w * (error or 0.0) ** 2 for w, error in zip(weights, errors, strict=True))
-        return Score(value, math.sqrt(math.fsum(squares)) / abs(total))
+        squares = [(w * (error or 0.0)) ** 2 for w, error in zip(weights, errors, strict=True)]
+        return Score(value, math.sqrt(math.fsum(squares)) / total)
 
 
 def mean_of(scores: Sequence[Score]) -> Score:
@@ -146,6 +148,10 @@ def _only(measures: Measures) -> Part:
 def _which(message: str, measures: Measures) -> UsageError:
     found = list(map(str, measures))
     shown = listed(found[:6]) + (f" and {words.count(len(found) - 6)} more" if len(found) > 6 else "")
+    if not any(map(any, measures)):
+        return UsageError(
+            f"{message}: it printed a number alone", hint="leave --metric out; what was evaluated is kept"
+        )
     return UsageError(message, hint=f"--metric TASK METRIC, of: {shown}; what was evaluated is kept")
 
 

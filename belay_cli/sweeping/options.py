@@ -45,11 +45,12 @@ class EvaluationOptions(Options):
                 raise UsageError(f"{flag(name)} must be 1 or more, not {getattr(self, name)}")
         if self.maximize and self.minimize:
             raise UsageError("--maximize and --minimize contradict each other", hint="give one of them")
-        for command in filter(None, (self.eval, self.confirm)):
-            check_command(command)
+        for name in ("eval", "confirm"):
+            if (command := getattr(self, name)) is not None:
+                check_command(command, flag(name))
         if self.eval is None:
-            for name in ("metric", "maximize", "minimize", "confirm", "time_limit", "retry"):
-                if getattr(self, name):
+            for name in ("metric", "maximize", "minimize", "confirm", "time_limit", "retry", "repeat", "jobs"):
+                if getattr(self, name) not in (None, False, (), 1):
                     raise UsageError(f"{flag(name)} goes with --eval", hint="--eval 'python evaluate.py {model}'")
         self.judge()
         _ = self.limit

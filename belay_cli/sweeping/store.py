@@ -118,14 +118,21 @@ class Store:
 
     def remove_candidate(self, name: str) -> None:
         """Let go of a candidate's weights."""
-        path = self.candidate(name)
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(self.candidate(name))
+
+    def remove_best(self) -> None:
+        """Let go of an earlier winner."""
+        _remove(self.best)
 
     def tidy(self) -> None:
         """Remove the directory of candidates if none is left."""
         place = self.path / "candidates"
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def slug(label: str) -> str:

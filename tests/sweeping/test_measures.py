@@ -129,9 +129,11 @@ def test_the_words_of_a_metric() -> None:
         ((Part("arc", "acc,none"),), Score(0.4, 0.03)),
         ((Part("boolq", "acc"),), Score(0.8, 0.04)),
         ((Part(None, "bits"),), Score(1.5, None)),
+        ((Part("wiki", "bits", -2),), Score(-1.5, None)),  # higher is better: the weight turns the end
+        ((Part("arc", "acc,none"), Part("wiki", "bits", -3)), Score((0.4 - 4.5) / 4, None)),
         ((Part("arc", "acc,none"), Part("boolq", "acc")), Score(0.6, 0.025)),
         ((Part("arc", "acc,none", 3), Part("boolq", "acc")), Score(0.5, math.hypot(0.09, 0.04) / 4)),
-        ((Part("arc", "acc,none"), Part("wiki", "bits", -1)), Score(-1.1, None)),
+        ((Part("arc", "acc,none"), Part("wiki", "bits", -1)), Score(-0.55, None)),
     ],
 )
 def test_scores(parts: tuple[Part, ...], score: Score) -> None:

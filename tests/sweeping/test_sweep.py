@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from belay_cli import BelayError, Ema, Uniform, average, sweep
 from belay_cli.cli import run
@@ -183,7 +184,7 @@ def test_failures_are_recorded_and_end_nothing(capsys: pytest.CaptureFixture[str
         "ema --half-life 5%": "exit code 3: no such thing",
         "ema --half-life 10%": "has no score",
         "ema --half-life 20%": "results_1.json is not valid JSON",
-        "ema --half-life 40%": "took longer than 1 s",
+        "ema --half-life 40%": "took longer than its --time-limit",
     }
     assert "failed: ema --half-life 5% exit code 3: no such thing" in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in Path("sweep/evaluations").rglob("ended")}
@@ -353,3 +354,64 @@ def test_what_the_winner_is_warned_of_is_said(capsys: pytest.CaptureFixture[str]
     said = "the coefficients sum to 0.02, and nothing is normalised"
     assert said in capsys.readouterr().err
     assert said in result()["warnings"][-1]
+
+
+def test_other_weights_of_the_same_files_are_another_series(capsys: pytest.CaptureFixture[str]) -> None:
+    for number, path in enumerate(sorted(Path("run").iterdir(), key=lambda path: int(path.stem[5:]))):
+        path.unlink()
+        both = {name: {"w": torch.full((400,), float(number * sign))} for name, sign in (("model", 1), ("other", -2))}
+        torch.save(both, path.with_suffix(".pt"))
+    told = ["--eval", "cksum {model} | cut -d' ' -f1", "--minimize", "-m", "uniform", "--window", "2"]
+    assert run(["sweep", "run", "-o", "sweep", *told, "--state-key", "model"]) == 0
+    assert run(["sweep", "run", "-o", "sweep", *told, "--state-key", "other"]) == 1
+    assert "holds the sweep of other checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["echo 1e308", "printf 1; head -c 400 /dev/zero | tr '\\0' 0"])
+def test_numbers_that_no_score_can_be_are_failures(line: str) -> None:
+    assert (
+        run(
+            [
+                "sweep",
+                "run",
+                "-o",
+                "sweep",
+                "-m",
+                "uniform",
+                "--repeat",
+                "2",
+                "--minimize",
+                "--eval",
+                f"{line} # {{model}}",
+            ]
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize("told", [None, "x", (1,)])
+def test_what_is_no_score_is_a_failure(told: Any) -> None:
+    answers = iter([told])
+    done = sweep("run", ["ema"], evaluate=lambda state: next(answers, 0.5), maximize=True)
+    (failed,) = done.outcome.failed
+    assert failed.failure.startswith("raised ")
+    assert done.best is not None
+
+
+def test_a_function_may_change_what_it_is_given() -> None:
+    def loss(state: Mapping[str, Any]) -> float:
+        found = float(state["w"].square().mean())
+        state["w"].zero_()
+        return found
+
+    twice = sweep("run", ["ema"], evaluate=loss, maximize=False, repeat=2)
+    once = sweep("run", ["ema"], evaluate=loss, maximize=False)
+    assert [one.score for one in once.outcome.ranked] == [
+        (one.score[0], None) for one in twice.outcome.ranked if one.score
+    ]
+
+
+def test_keep_none_leaves_no_earlier_winner() -> None:
+    assert swept("-m", "ema") == 0
+    assert swept("-m", "ema", "--keep", "none") == 0
+    assert not Path("sweep/best.safetensors").exists()
