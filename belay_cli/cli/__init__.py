@@ -165,8 +165,10 @@ def _usage(console: Console, error: typer.TyperException) -> int:
         return 2  # the help was the answer
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "belay"
-    if others := _commands_with(getattr(error, "option_name", None)):
-        message = f"{path.removeprefix('belay ')} has no {error.option_name}; {' and '.join(others)} has"  # type: ignore[attr-defined]
+    unknown = getattr(error, "option_name", None) if "No such option" in error.format_message() else None
+    if others := _commands_with(unknown):
+        have = "has" if len(others) == 1 else "have"
+        message = f"{path.removeprefix('belay ')} has no {unknown}; {' and '.join(others)} {have}"
         console.error(UsageError(message, hint=f"{path} --help"))
         return 2
     console.error(UsageError(error.format_message().rstrip("."), hint=f"{path} --help"))
