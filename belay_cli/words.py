@@ -65,6 +65,15 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.5g}"
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number as Python reads one."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def spacing(ticks: Sequence[int]) -> str:
     """`every 100`, or `80 to 120 apart`; nothing for one checkpoint."""
     gaps = [b - a for a, b in pairwise(ticks)]

@@ -28,11 +28,12 @@ from belay_cli.show.sweep import SweepReport, curves
 from belay_cli.storage.files import is_remote
 from belay_cli.sweeping.evaluation import Groups, running_groups, shares_of_gpus
 from belay_cli.sweeping.evaluations import Evaluations
-from belay_cli.sweeping.grid import LAST, Grid, baselines, refined
+from belay_cli.sweeping.grid import LAST, Grid, as_typed, baselines, refined
 from belay_cli.sweeping.metric import Score
 from belay_cli.sweeping.options import EvaluationOptions, SweepOptions
 from belay_cli.sweeping.outcome import Outcome, Tried
 from belay_cli.sweeping.store import Store
+from belay_cli.verification import recorded
 
 _MOST_AT_ONCE = 64  # outputs of one read
 _OF_THE_DISK = 0.9  # that is free, which candidates may take
@@ -72,7 +73,8 @@ def sweep_by_command(
                 f"the grid has {len(wanted)} candidates, and each is evaluated",
                 hint=f"a smaller one, or --most {len(wanted)} if that is meant",
             )
-        tries = planned_tries(series, wanted, planned)
+        with as_typed():
+            tries = planned_tries(series, wanted, planned)
         store = Store(output, files=series.last.directory is None)
         _keep_clear(store, series)
         series_id = _identity(series, planned, marks.of(series.checkpoints))
@@ -123,6 +125,7 @@ class _Sweep:
     tries: list[Try] = field(default_factory=list)
     found: dict[str, Tried] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shares = shares_of_gpus(self.evaluation.jobs, gpu_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -130,13 +133,15 @@ class _Sweep:
 
     def try_all(self, tries: Sequence[Try]) -> None:
         """Average and evaluate these, as many at a time as there is room for."""
+        begins = not self.tries
         self.tries += tries
-        left = [one for one in tries if not self._is_known(one)]
+        known = [one for one in tries if self._is_known(one)]
+        left = [one for one in tries if one not in known]
         size = self._at_once(left)
-        if self.tries == list(tries):
-            self._announce(len(self.tries), len(self.tries) - len(left), size)
-        for known in [one for one in tries if one not in left]:
-            self._evaluate([known])
+        if begins:
+            self._announce(len(known), len(left), size)
+        if known:
+            self._evaluate(known)
         for first in range(0, len(left), size or 1):
             batch = left[first : first + size]
             self._average(batch)
@@ -181,16 +186,13 @@ class _Sweep:
             return False
         return True
 
-    def _announce(self, count: int, known: int, size: int) -> None:
+    def _announce(self, known: int, left: int, size: int) -> None:
         """What is going to happen, and what is to be known of the series."""
         plan = self.tries[0].plan
         uniform = make_plan(self.series, [baselines()[1].rule], None, self.planned, engine=chosen_engine())
-        for text in self.series.notes:
-            self.hears.note(text)
-        self._warn(uniform)
-        left = count - known
+        self._tell(uniform.warnings, self.series.notes)
         batches = -(-left // size) if size else 0
-        text = f"{words.plural(count, 'candidate')} of {self.series.name}"
+        text = f"{words.plural(known + left, 'candidate')} of {self.series.name}"
         text += f", {known} of them evaluated before" if known else ""
         if left:
             reads = f"{words.plural(batches, 'read')} of {words.size(plan.data_read)}"
@@ -198,11 +200,19 @@ class _Sweep:
             text += f"; {size} at a time: {reads}, {words.size(written)} on disk"
         self.hears.note(text)
 
-    def _warn(self, plan: Plan) -> None:
-        """Say what a plan warns of, once."""
-        for warning in [text for text in plan.warnings if text not in self.warnings]:
+    def _tell(self, warnings: Sequence[str], notes: Sequence[str]) -> None:
+        """Say what has not been said yet."""
+        for warning in [text for text in warnings if text not in self.warnings]:
             self.warnings.append(warning)
             self.hears.warn(warning)
+        for note in [text for text in notes if text not in self.notes]:
+            self.notes.append(note)
+            self.hears.note(note)
+
+    def _run(self, plan: Plan) -> None:
+        """Run a plan, and say what only the content of the checkpoints shows; of each output apart nothing is said."""
+        done = run(plan, _Quiet(self.hears), self.marks)[0]
+        self._tell([text for text in done.warnings if text not in plan.warnings], done.notes)
 
     def _average(self, batch: Sequence[Try]) -> None:
         """Write the candidates that are not there; one that is there is whole."""
@@ -214,7 +224,7 @@ class _Sweep:
         options = replace(self.planned, overwrite=False, sync=self.planned.sync and self.options.keep == "all")
         rules = [one.candidate.rule for one in missing]
         plan = make_plan(self.series, rules, places, options, engine=chosen_engine())
-        run(plan, self.hears if batch[0] is self.tries[0] else _Quiet(self.hears), self.marks)
+        self._run(plan)
 
     def _evaluate(self, batch: Sequence[Try]) -> None:
         """Score these; without a command there is nothing to say of them but what they are."""
@@ -256,10 +266,11 @@ class _Sweep:
         best = next((one for one in self.tries if outcome.best and one.candidate is outcome.best.candidate), None)
         confirmed = self._confirmed(best) if best and self.evaluation.confirm else None
         written = ""
-        self.store.remove_best()  # of an earlier grid
         if best is not None and self.options.keep != "none":
             self._write_best(best, outcome, confirmed)
             written = str(self.store.best)
+        else:
+            self.store.remove_best()  # of an earlier grid
         report = SweepReport(
             series=self.series.name,
             unit=self.series.unit,
@@ -274,7 +285,7 @@ class _Sweep:
             pictures=self._draw(outcome),
         )
         report = replace(report, seconds=time.monotonic() - began)
-        self.store.write({"schema": 1, "series_id": self.series_id, **report.to_json()})
+        self.store.write(self.series_id, report.to_json())
         self.store.tidy()
         return report
 
@@ -282,7 +293,7 @@ class _Sweep:
         """The scores of the winner and of the last checkpoint by the second command."""
         last = next(one for one in self.tries if one.candidate.label == LAST)
         both = [best, last]
-        self._average(both)
+        self._average([one for one in both if not self.judged.is_confirmed(one)])
         scores: list[Score | None] = []
         for one in both:
             with self.hears.phase("Confirming"):
@@ -296,14 +307,18 @@ class _Sweep:
         return scores[0], scores[1]
 
     def _write_best(self, best: Try, outcome: Outcome, confirmed: tuple[Score | None, Score | None] | None) -> None:
-        """The winner as average writes it, with what the sweep found in its record; one that is there is replaced."""
+        """The winner as average writes it, with what the sweep found in its record, unless it is there already."""
         chosen = _chosen(outcome, self.judged.judge.name, confirmed)
+        there = recorded(self.store.best)
+        parameters = {"method": there.rule.method, "unit": there.unit, **there.rule.parameters()} if there else None
+        if there is not None and parameters == best.parameters and there.chosen == chosen:
+            return
         options = replace(self.planned, overwrite=True)
         plan = make_plan(
             self.series, [best.candidate.rule], [self.store.best], options, engine=chosen_engine(), chosen=chosen
         )
-        self._warn(plan)
-        run(plan, _Quiet(self.hears), self.marks)
+        self._tell(plan.warnings, ())
+        self._run(plan)
 
     def _draw(self, outcome: Outcome) -> tuple[str, ...]:
         if len(outcome.ranked) < 2:

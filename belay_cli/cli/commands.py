@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from belay_cli.options import Declared, Option, Options, declared_in, without_no
 from belay_cli.rules import METHODS, Rule
 from belay_cli.sweeping.grid import OTHER_NAMES, Grid
 from belay_cli.sweeping.options import SEPARATOR
+from belay_cli.words import is_number
 
 Run = Callable[..., None]
 
@@ -312,9 +312,8 @@ def _grouped(args: Sequence[str], grouped: Collection[str]) -> list[str]:
 
 def _goes_with(words: Sequence[str], arg: str) -> bool:
     """Whether another word belongs to those of a metric: its name, or last of all a weight."""
-    number = re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", arg, re.IGNORECASE) is not None
-    ends = len(words) > 1 and re.fullmatch(r"-?(\d+\.?\d*|\.\d+)", words[-1]) is not None
-    return not ends and (number or (len(words) == 1 and not arg.startswith("-")))
+    ends = len(words) > 1 and is_number(words[-1])
+    return not ends and (is_number(arg) or (len(words) == 1 and not arg.startswith("-")))
 
 
 class BelayGroup(TyperGroup):

@@ -94,7 +94,7 @@ def _number(flag: str, told: Any) -> float:
 def _read(flag: str, text: str) -> Sequence[Any] | Mapping[str, Any]:
     """What is typed after an option: numbers, or the name of a file with them."""
     parts = [part.strip() for part in text.split(",")]
-    if all(map(_is_number, parts)):
+    if all(map(words.is_number, parts)):
         return parts
     path = Path(text).expanduser()
     try:
@@ -105,14 +105,6 @@ def _read(flag: str, text: str) -> Sequence[Any] | Mapping[str, Any]:
         why = reason(error) if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"{flag} {text} cannot be read: {why}", hint="give a .json or .csv file, or numbers") from None
     return _json(flag, text, content) if content.lstrip()[:1] in ("{", "[") else _csv(flag, text, content)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _json(flag: str, name: str, content: str) -> Sequence[Any] | Mapping[str, Any]:
@@ -139,7 +131,7 @@ def _csv(flag: str, name: str, content: str) -> Mapping[str, Any]:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(content), strict=True) if row]
     except csv.Error as error:
         raise UsageError(f"{flag} {name} is no CSV: {error}") from None
-    if rows and not _is_number(rows[0][-1]):
+    if rows and not words.is_number(rows[0][-1]):
         rows = rows[1:]  # the heading
     found: dict[str, Any] = {}
     for row in rows:

@@ -89,6 +89,11 @@ class Evaluations:
                 raise
         return [found[number] for number in range(len(several))]
 
+    def is_confirmed(self, one: Named) -> bool:
+        """Whether the second command has judged a candidate already."""
+        (each,) = self._runs(one, self._options.confirm, "confirm")
+        return each.ended() is not None and not self._again(each)
+
     def confirmed(self, one: Named) -> Found:
         """What the second command says of a candidate."""
         (each,) = self._runs(one, self._options.confirm, "confirm")

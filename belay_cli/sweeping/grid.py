@@ -6,6 +6,8 @@ that take it.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import math
 import re
@@ -23,6 +25,7 @@ _WHOLE = ("coefficients_", "scores", "widths")
 OTHER_NAMES = {"metric": "best_metric", "mode": "best_mode"}
 
 _NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(e[+-]?\d+)?(.*)", re.ASCII | re.IGNORECASE)
+_LONGEST = 200  # characters of a label
 _FINEST = 1.02  # two values whose ratio is less are one
 
 Given = Mapping[str, Any]
@@ -99,15 +102,40 @@ def baselines() -> list[Candidate]:
 def candidate(method: str, given: Given) -> Candidate:
     """The candidate with these options. Raises UsageError."""
     rule = asked(method, {name: _typed(method, name, value) for name, value in given.items()})
-    said = "".join(f" {flag(OTHER_NAMES.get(n, n))}" + ("" if v is True else f" {v}") for n, v in given.items())
-    return Candidate(method + said, method, dict(given), rule)
+    return Candidate(method + _said_options(given), method, dict(given), rule)
 
 
 def of_rule(rule: Rule) -> Candidate:
     """A candidate of a rule that was made in Python."""
-    given = {d.name: getattr(rule, d.name) for d in declared_in(type(rule)) if getattr(rule, d.name) != d.default}
-    label = f"{rule.method} {' '.join(rule.arguments())}".strip() if rule.arguments() else rule.method
-    return Candidate(label[:200], rule.method, given, rule)
+    options = declared_in(type(rule))
+    given = {option.name: getattr(rule, option.name) for option in options if not _is_default(rule, option)}
+    # A rule with every parameter a number has no options left, and says what it is itself.
+    said = _said_options(given) if options else " ".join(["", *rule.arguments()])
+    label = f"{rule.method}{said}".rstrip()
+    if len(label) > _LONGEST:
+        label = f"{label[:_LONGEST]}… {hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return Candidate(label, rule.method, given, rule)
+
+
+def _is_default(rule: Rule, option: Declared) -> bool:
+    return bool(getattr(rule, option.name) == option.default)
+
+
+def _said_options(given: Given) -> str:
+    """Options as they are typed in a sweep."""
+    return "".join(f" {flag(OTHER_NAMES.get(n, n))}" + ("" if v is True else f" {v}") for n, v in given.items())
+
+
+@contextlib.contextmanager
+def as_typed() -> Iterator[None]:
+    """What a rule says of its options, in the names that these have in a sweep."""
+    try:
+        yield
+    except UsageError as error:
+        texts = [error.message, error.hint or ""]
+        for name, other in OTHER_NAMES.items():
+            texts = [re.sub(rf"{flag(name)}\b", flag(other), text) for text in texts]
+        raise UsageError(texts[0], hint=texts[1] or None) from error
 
 
 def _methods_of(given: Given) -> tuple[str, ...]:

@@ -38,21 +38,13 @@ def part_of(said: Sequence[str]) -> Part:
     """`TASK METRIC WEIGHT`, `TASK METRIC`, `METRIC WEIGHT` or `METRIC`. Raises UsageError."""
     texts = list(said)
     weight = 1.0
-    if len(texts) > 1 and _is_number(texts[-1]):
+    if len(texts) > 1 and words.is_number(texts[-1]):
         weight = float(texts.pop())
     if not 1 <= len(texts) <= 2 or not all(texts) or not math.isfinite(weight) or weight == 0:
         raise UsageError(
             f"--metric {' '.join(said)} is no metric", hint="write --metric TASK METRIC, or with a WEIGHT behind it"
         )
     return Part(texts[0] if len(texts) == 2 else None, texts[-1], weight)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @dataclass
@@ -152,7 +144,8 @@ def _which(message: str, measures: Measures) -> UsageError:
         return UsageError(
             f"{message}: it printed a number alone", hint="leave --metric out; what was evaluated is kept"
         )
-    return UsageError(message, hint=f"--metric TASK METRIC, of: {shown}; what was evaluated is kept")
+    said = "TASK METRIC" if any(key.task for key in measures) else "METRIC"
+    return UsageError(message, hint=f"--metric {said}, of: {shown}; what was evaluated is kept")
 
 
 def _find(part: Part, measures: Measures) -> Key | None:

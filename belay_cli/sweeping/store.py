@@ -95,7 +95,7 @@ class Store:
                     hint="say --overwrite, or write somewhere else: -o",
                 )
             self._clear(entries)
-        self.write({"schema": SCHEMA, "series_id": series, **({} if known is None or overwrite else known)})
+        self.write(series, {} if known is None or overwrite else known)
 
     def _result(self) -> dict[str, Any] | None:
         try:
@@ -105,15 +105,17 @@ class Store:
         return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
 
     def _clear(self, entries: set[str]) -> None:
-        """Remove what a sweep wrote; anything else stays."""
-        for name in entries & _OURS:
+        """Remove what a sweep wrote, what says so last; anything else stays."""
+        for name in sorted(entries & _OURS, key=lambda name: name == RESULT):
             path = self.path / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def write(self, result: Mapping[str, Any]) -> None:
-        """Put the result in place, whole."""
+    def write(self, series: str, result: Mapping[str, Any]) -> None:
+        """Put the result of the sweep of this series in place, whole."""
         part = self.path / _PART
-        part.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        told = {"schema": SCHEMA, "series_id": series} | dict(result)
+        text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+        part.write_text(text + "\n", encoding="utf-8")
         part.replace(self.path / RESULT)
 
     def remove_candidate(self, name: str) -> None:

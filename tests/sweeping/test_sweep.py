@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from belay_cli import BelayError, Ema, Uniform, average, sweep
+from belay_cli import BelayError, Best, Coefficients, Ema, Uniform, average, sweep
 from belay_cli.cli import run
 from belay_cli.record import parse
 from tests.sweeping.conftest import command, log
@@ -415,3 +415,34 @@ def test_keep_none_leaves_no_earlier_winner() -> None:
     assert swept("-m", "ema") == 0
     assert swept("-m", "ema", "--keep", "none") == 0
     assert not Path("sweep/best.safetensors").exists()
+
+
+def test_what_is_there_already_is_not_made_again() -> None:
+    Path("held_out.py").write_text(Path("evaluate.py").read_text())
+    told = ["-m", "ema", "--confirm", command("held_out.py")]
+    assert swept(*told) == 0
+    before, lines = Path("sweep/best.safetensors").stat().st_mtime_ns, log()
+    assert swept(*told) == 0
+    assert (Path("sweep/best.safetensors").stat().st_mtime_ns, log()) == (before, lines)
+    assert swept("-m", "ema") == 0  # without what confirms it, the record says less
+    assert Path("sweep/best.safetensors").stat().st_mtime_ns > before
+
+
+def test_the_options_of_best_have_their_names_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    assert swept("-m", "best", "--best", "3") == 2
+    assert "       --best-metric eval_loss, as the run recorded it, or --scores FILE\n" in capsys.readouterr().err
+    scores = ",".join(map(str, range(12)))
+    assert swept("-m", "best", "--best", "3", "--scores", scores) == 2
+    assert "       --best-mode min or --best-mode max\n" in capsys.readouterr().err
+    assert swept("-m", "best", "--best", "3", "--scores", scores, "--best-mode", "max") == 0
+    assert "best --best 3" in [one["name"][:13] for one in result()["candidates"]]
+
+
+def test_rules_by_name_from_python() -> None:
+    names = {f"step-{step}.safetensors": 1 / 12 for step in range(100, 1300, 100)}
+    many = [Coefficients(tuple(k / 100 + 0.01 * i for i in range(12))) for k in (1, 2)]
+    best = Best(3, scores=tuple(map(float, range(12))), mode="min")
+    done = sweep("run", [Coefficients(names), best, *many], evaluate=lambda state: 1.0, maximize=True)
+    labels = [one["name"] for one in done.to_json()["candidates"]]
+    assert len(set(labels)) == 5  # equal shares of all by name are the uniform average
+    assert {one["rule"]["method"] for one in done.to_json()["candidates"]} == {"uniform", "best", "coefficients"}
