@@ -331,10 +331,17 @@ def _parsed_checkpoint(told: Mapping[str, Any]) -> RecordedCheckpoint:
 
 
 def _parsed_choice(told: Mapping[str, Any]) -> dict[str, Any]:
-    if not set(told) <= set(CHOSEN):
+    if not {"metric", "higher_is_better", "candidates", "score"} <= set(told) <= set(CHOSEN):
         raise ValueError("what it says of a sweep is none that belay writes")
-    read = {str: _text, float: _number, int: _whole, bool: _flag_of}
+    read = {str: _text, float: _finite, int: _whole, bool: _flag_of}
     return {name: read[CHOSEN[name]](value) for name, value in told.items()}
+
+
+def _finite(value: Any) -> float:
+    number = _number(value)
+    if not math.isfinite(number):
+        raise ValueError("what it says of a sweep is no number that can be")
+    return number
 
 
 def _flag_of(value: Any) -> bool:
