@@ -69,7 +69,6 @@ class Evaluations:
         """
         runs = [(number, each) for number, one in enumerate(several) for each in self._runs(one)]
         ended: list[list[tuple[Evaluation, Ended]]] = [[] for _ in several]
-        found: dict[int, Found] = {}
         with ThreadPoolExecutor(self._options.jobs) as pool:
             pending: dict[Future[Ended], tuple[int, Evaluation]] = {}
             try:
@@ -81,13 +80,14 @@ class Evaluations:
                         ended[number].append((each, future.result()))
                         told(len(runs) - len(pending), len(runs))
                         if len(ended[number]) == self._options.repeat:
-                            found[number] = self._judged(ended[number])
+                            self._judged(ended[number])  # now, as it may have to ask which metric is meant
             except BaseException:
                 for future in pending:
                     future.cancel()
                 self._groups.close()
                 raise
-        return [found[number] for number in range(len(several))]
+        # Once more, by what is settled now: which of them ended first changes nothing.
+        return [self._judged(each) for each in ended]
 
     def is_confirmed(self, one: Named) -> bool:
         """Whether the second command has judged a candidate already."""

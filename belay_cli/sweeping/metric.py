@@ -52,7 +52,7 @@ class Judge:
     """Makes scores of measures: of several metrics the mean, weighted over the sum of the absolute weights.
 
     `parts`: what --metric said; `higher`: what --maximize or --minimize said.
-    What is left open is settled by the first evaluation that says it, and holds for all.
+    What is left open is settled by the first evaluation with a score, and holds for all.
     """
 
     parts: tuple[Part, ...] = ()
@@ -69,20 +69,19 @@ class Judge:
 
         Raises NoResult if one is missing or no number; UsageError if it is not known which one, or which end, is meant.
         """
-        if not self.parts:
-            self.parts = (_only(measures),)
+        parts = self.parts or (_only(measures),)
         found = []
-        for part in self.parts:
+        for part in parts:
             key = _find(part, measures)
             if key is None:
                 if not self.settled:
                     raise _which(f"the evaluation has no {part}", measures)
                 raise NoResult(f"has no {part}")
+            if not abs(measures[key].value) < LARGEST:  # and it settles nothing for those that did better
+                raise NoResult(f"gave {measures[key].value} for {part}")
             found.append(measures[key])
+        self.parts = parts
         self._settle_direction(found)
-        for part, measured in zip(self.parts, found, strict=True):
-            if not abs(measured.value) < LARGEST:
-                raise NoResult(f"gave {measured.value} for {part}")
         self.settled = True
         return self._together(found)
 

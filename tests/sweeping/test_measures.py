@@ -174,6 +174,15 @@ def test_nan_is_no_score() -> None:
         Judge((Part("bad", "acc"),)).score(MEASURES)
 
 
+def test_what_is_no_score_settles_nothing() -> None:
+    judge = Judge(higher=False)
+    with pytest.raises(NoResult, match="gave nan for loss"):
+        judge.score({Key("", "loss"): Measured(math.nan, None, None)})
+    assert judge.score({Key("", ""): Measured(0.5, None, None)}) == Score(0.5, None)
+    with pytest.raises(NoResult, match="has no score"):
+        judge.score({Key("", "loss"): Measured(math.nan, None, None)})
+
+
 def test_what_is_missing_later_is_a_failure_of_that_candidate() -> None:
     judge = Judge((Part("boolq", "acc"),))
     judge.score(MEASURES)

@@ -176,7 +176,7 @@ def test_failures_are_recorded_and_end_nothing(capsys: pytest.CaptureFixture[str
         'case "$1" in *5pct*) echo "no such thing" >&2; exit 3;; *10pct*) echo "{\\"loss\\": NaN}";; *2pct*) ;;'
         ' *40pct*) sleep 60;; *20pct*) mkdir -p "$2"; printf "{\\"results" > "$2/results_1.json";; *) echo 0.5;; esac\n'
     )
-    told = ["--eval", "sh evaluate.sh {model} {out}", "--minimize", "--time-limit", "1s", "--jobs", "4"]
+    told = ["--eval", "sh evaluate.sh {model} {out}", "--minimize", "--time-limit", "3s", "--jobs", "4"]
     assert run(["sweep", "run", "-o", "sweep", "-m", "ema", *told]) == 0
     failures = {one["name"]: one["failure"] for one in result()["candidates"] if one["failure"]}
     assert failures == {
