@@ -8,6 +8,7 @@ BelayError              exit 1   a failure: what happened, to which file and ten
 ├── DeviceError                  the device asked for is not there, or has too little memory
 ├── OutputError                  the output cannot be written
 │   └── InTheWayError            it exists, or something else stands in its place
+├── LostRank                     one of the processes that run a plan together is gone, or has failed
 └── PublishError                 the Hub refuses, cannot be reached, or something must not be published
 
 An error is made once, at the place that knows the file and the tensor. `belay_cli.cli` turns it into a line and an exit
@@ -48,6 +49,14 @@ class BelayError(Exception):
         return f"{where}{self.message}"
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that everything is put in order on the way out. `hint` says what is left."""
+
+    def __init__(self, hint: str = "no unfinished output is left behind") -> None:
+        super().__init__()
+        self.hint = hint
+
+
 class UsageError(BelayError):
     """An option, or a combination of options, that cannot be right."""
 
@@ -76,6 +85,10 @@ class OutputError(BelayError):
 
 class InTheWayError(OutputError):
     """Something stands where the output would go, and is not to be replaced."""
+
+
+class LostRank(BelayError):  # noqa: N818 - it reads as what it is
+    """One of the processes that run a plan together is gone, or has failed."""
 
 
 class PublishError(BelayError):

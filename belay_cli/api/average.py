@@ -7,18 +7,22 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from belay_cli import words
 from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
 from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, Series, find_series
-from belay_cli.checkpoints.arguments import weighted
+from belay_cli.checkpoints.arguments import in_home, weighted
 from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import Fingerprints, fingerprints
 from belay_cli.engine.arithmetic import chosen_engine
+from belay_cli.engine.device import find_device
+from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
+from belay_cli.planning.target import default_output
 from belay_cli.planning.warnings import differing_notes, identical_warnings
 from belay_cli.rules import Rule, asked, with_weights
 from belay_cli.show.listener import Listener, Nobody
@@ -183,8 +187,18 @@ def prepare(
         rules = [with_weights(rule, weights) for rule in rules]
     with hears.phase("Opening the checkpoints") as phase:
         series = find_series(given, selection, marks.take if marks else lambda checkpoint: None)
+        if not look_only:
+            _settle(series, outputs or ())
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
         return make_plan(series, rules, outputs, options, engine=engine, look_only=look_only)
+
+
+def _settle(series: Series, outputs: Iterable[PathLike | None]) -> None:
+    """Put right what runs that were killed while they put these outputs in place have left."""
+    from belay_cli.output.placement import settle
+
+    for path in outputs:
+        settle(default_output(series) if path is None else in_home(Path(path)))
 
 
 def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:
@@ -202,7 +216,7 @@ def run(plan: Plan, hears: Listener, marks: Fingerprints | None = None) -> list[
     marks: what took the fingerprints of the checkpoints while it was planned.
     """
     from belay_cli.engine.stream import replay
-    from belay_cli.output.writer import staged_outputs
+    from belay_cli.output.staged import staged_outputs
 
     began = time.monotonic()
     with ThreadPoolExecutor(1) as beside:
@@ -214,14 +228,26 @@ def run(plan: Plan, hears: Listener, marks: Fingerprints | None = None) -> list[
         hears.warn(warning)
     for text in notes:
         hears.note(text)
-    with ExitStack() as last, staged_outputs(plan, found) as writers:
-        with hears.phase("Replaying", plan.data_read, keep=True) as progress:
-            ran = replay(plan, writers, progress)
+    with ExitStack() as last, staged_outputs(plan, found, device=find_device(plan), note=hears.note) as staged:
+        with hears.phase("Replaying", _left(plan, staged.todo), keep=True) as progress:
+
+            def told(done: float) -> None:
+                staged.heard()
+                progress(done)
+
+            ran = replay(plan, staged.writers, told, staged.todo)
         last.enter_context(hears.phase("Syncing to disk"))  # which the outputs do when they are left
     done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
     return [
         report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, ran.discarded, strict=True)
     ]
+
+
+def _left(plan: Plan, todo: Spans) -> int:
+    """Bytes of tensor data that are still to be read."""
+    from belay_cli.engine.shares import to_read
+
+    return plan.data_read if todo == Line(plan).whole else to_read(plan, todo)
 
 
 def listener(progress: bool) -> Listener:

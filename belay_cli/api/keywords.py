@@ -55,6 +55,7 @@ class PlanKeywords(SelectionKeywords, total=False):
     threads: int | None
     max_memory: str | None
     sync: bool
+    resume: bool
     drop_cache: bool
     allow_nonfinite: bool
     chunk: int | None

@@ -34,7 +34,7 @@ from belay_cli.cli.push import push
 from belay_cli.cli.sweep import sweep
 from belay_cli.cli.verify import verify
 from belay_cli.engine.arithmetic import chosen_engine
-from belay_cli.errors import BelayError, UsageError
+from belay_cli.errors import BelayError, Terminated, UsageError
 from belay_cli.show.console import Console
 from belay_cli.show.log import appendable
 from belay_cli.storage.remote.waiting import heard_by
@@ -86,10 +86,6 @@ def belay(
     """
 
 
-class Terminated(BaseException):
-    """SIGTERM, as an exception, so that everything is cleaned up on the way out."""
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. 0 done, 1 a failure, 2 wrong usage, 130 interrupted, 143 terminated."""
     code = run(list(sys.argv[1:] if arguments is None else arguments))
@@ -126,8 +122,8 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         console.error(BelayError("interrupted", hint="no unfinished output is left behind"))
         return 130
-    except Terminated:
-        console.error(BelayError("terminated", hint="no unfinished output is left behind"))
+    except Terminated as error:
+        console.error(BelayError("terminated", hint=error.hint))
         return 143
     except OSError as error:
         _trace(debug)

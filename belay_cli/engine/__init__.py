@@ -5,13 +5,17 @@ arithmetic   which engine that is on the processor
 kernel       the compiled one
 torch_cpu    torch, where that was not built
 torch_ops    the same steps in torch, for any device
+spans        ranges of the output, done and left
 chunks       the work, in pieces, and where the results go
+shares       who does which part of it
 cpu          chunks through threads, in cache
 cuda         chunks through a GPU, copies beside the arithmetic
 reading      how a worker gets the bytes of a chunk
 updates      the low-rank updates of adapters
 low_rank     their arithmetic
 finite       whose fault a value is that is not finite
+ranks        processes that run a plan together
+checksum     CRC-32
 device       the device that a replay runs on
 stream       a plan, run from the first read to the last write
 """

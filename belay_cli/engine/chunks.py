@@ -12,6 +12,7 @@ import numpy as np
 
 from belay_cli.checkpoints.checkpoint import Checkpoint
 from belay_cli.engine.contract import Coefficients
+from belay_cli.engine.spans import Line, Spans
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning import Plan
 from belay_cli.planning.layout import PlannedTensor
@@ -111,13 +112,21 @@ class Chunk(NamedTuple):
         return Part(tensor, start, min(self.elements, tensor.elements - start))
 
 
-def chunks(plan: Plan, elements: int) -> Iterator[Chunk]:
-    """All the work in pieces of at most `elements` elements, a multiple of 64."""
-    number = 0
+def chunks(plan: Plan, elements: int, todo: Spans | None = None) -> Iterator[Chunk]:
+    """All the work, or these ranges of it, in pieces of at most `elements` elements, a multiple of 64."""
+    number, line = 0, Line(plan)
     for run in runs(plan):
-        for start in range(0, run.elements, elements):
-            yield Chunk(number, run, start, min(elements, run.elements - start))
-            number += 1
+        for first, end in elements_of(run, line.begins[run.tensors[0].shard], line.whole if todo is None else todo):
+            for start in range(first, end, elements):
+                yield Chunk(number, run, start, min(elements, end - start))
+                number += 1
+
+
+def elements_of(run: Run, base: int, todo: Spans) -> Iterator[tuple[int, int]]:
+    """The elements of a run that ranges hold, from one to another; `base`: where its file begins on the line."""
+    bits, begins = DTYPES[run.tensors[0].dtype].bits, base + run.tensors[0].offset
+    for low, high in todo.within(begins, begins + run.elements * bits // 8):
+        yield (low - begins) * 8 // bits, -(-(high - begins) * 8 // bits)
 
 
 def runs(plan: Plan) -> Iterator[Run]:

@@ -13,6 +13,7 @@ from belay_cli.engine.contract import Arithmetic, Bytes
 from belay_cli.engine.finite import explain
 from belay_cli.engine.kernel import Kernel
 from belay_cli.engine.reading import Ahead, let_go, places
+from belay_cli.engine.spans import Spans
 from belay_cli.errors import BelayError
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, open_files
@@ -112,10 +113,10 @@ class Lane:
         return bytes(map(max, zip(*bad, strict=True)))
 
 
-def replay_on_cpu(plan: Plan, writers: Sequence[Sink], progress: Progress) -> None:
+def replay_on_cpu(plan: Plan, writers: Sequence[Sink], progress: Progress, todo: Spans | None = None) -> None:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
-    queue = Queue(chunks(plan, plan.buffers.chunk))
-    with Ahead(plan, plan.buffers.chunk) as ahead, ThreadPoolExecutor(plan.buffers.threads) as threads:
+    queue = Queue(chunks(plan, plan.buffers.chunk, todo))
+    with Ahead(plan, plan.buffers.chunk, todo) as ahead, ThreadPoolExecutor(plan.buffers.threads) as threads:
         lanes = [Lane(plan, writers, ahead) for _ in range(plan.buffers.threads)]
         try:
             running = [threads.submit(lane.work, queue) for lane in lanes]

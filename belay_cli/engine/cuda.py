@@ -18,6 +18,7 @@ import torch
 from belay_cli.engine.chunks import Chunk, Progress, Sink, Source, chunks
 from belay_cli.engine.finite import explain
 from belay_cli.engine.reading import Ahead
+from belay_cli.engine.spans import Spans
 from belay_cli.engine.torch_ops import TORCH_DTYPES, accumulate, begin, check_finite, finish, widen
 from belay_cli.errors import DeviceError
 from belay_cli.planning import Plan
@@ -107,6 +108,7 @@ class Pipeline:
         device: torch.device,
         n: int,
         threads: ThreadPoolExecutor,
+        todo: Spans | None = None,
     ) -> None:
         self._plan, self._writers, self._threads = plan, writers, threads
         source_bytes, output_bytes = plan.itemsizes
@@ -118,7 +120,7 @@ class Pipeline:
         self._copying, self._computing = Timeline(device), Timeline(device)
         self._written: deque[list[Future[None]]] = deque()
         self._finished = 0
-        self._ahead = Ahead(plan, n)  # last: if memory for the rest is missing, nothing is being read
+        self._ahead = Ahead(plan, n, todo)  # last: if memory for the rest is missing, nothing is being read
 
     def read(self, slot: Slot, part: Part) -> int:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
@@ -198,15 +200,17 @@ class Pipeline:
             self._wait_for_oldest()
 
 
-def replay_on_device(plan: Plan, writers: Sequence[Sink], progress: Progress, device: torch.device) -> None:
+def replay_on_device(
+    plan: Plan, writers: Sequence[Sink], progress: Progress, device: torch.device, todo: Spans | None = None
+) -> None:
     """Run the plan on a GPU (or, for its twin, on the CPU). Raises DeviceError if not even small chunks fit."""
     n = chunk_elements(plan, device)
     with contextlib.ExitStack() as at_the_end:
         threads = ThreadPoolExecutor(plan.buffers.threads + 1)
-        pipeline, n = _allocate(plan, writers, device, n, threads)
+        pipeline, n = _allocate(plan, writers, device, n, threads, todo)
         at_the_end.callback(pipeline.close)
         at_the_end.callback(threads.shutdown, wait=True, cancel_futures=True)  # before its files are closed
-        _run(pipeline, _parts(plan, n), threads, progress)
+        _run(pipeline, _parts(plan, n, todo), threads, progress)
 
 
 def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor, progress: Progress) -> None:
@@ -227,8 +231,8 @@ def _run(pipeline: Pipeline, parts: Iterator[Part], threads: ThreadPoolExecutor,
     pipeline.drain()
 
 
-def _parts(plan: Plan, n: int) -> Iterator[Part]:
-    for chunk in chunks(plan, n):
+def _parts(plan: Plan, n: int, todo: Spans | None) -> Iterator[Part]:
+    for chunk in chunks(plan, n, todo):
         for place, source in enumerate(chunk.run.sources):
             yield Part(chunk, source, place)
 
@@ -248,12 +252,17 @@ def chunk_elements(plan: Plan, device: torch.device) -> int:
 
 
 def _allocate(
-    plan: Plan, writers: Sequence[Sink], device: torch.device, n: int, threads: ThreadPoolExecutor
+    plan: Plan,
+    writers: Sequence[Sink],
+    device: torch.device,
+    n: int,
+    threads: ThreadPoolExecutor,
+    todo: Spans | None,
 ) -> tuple[Pipeline, int]:
     """A pipeline of chunks of n elements, or of fewer if somebody took the memory meanwhile."""
     while True:
         try:
-            return Pipeline(plan, writers, device, n, threads), n
+            return Pipeline(plan, writers, device, n, threads, todo), n
         except torch.OutOfMemoryError as error:
             if n <= _SMALLEST_CHUNK:
                 raise DeviceError(f"{device} has too little free memory", hint="--device cpu") from error

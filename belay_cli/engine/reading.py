@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from belay_cli.engine.chunks import Chunk, Source, chunks
+from belay_cli.engine.spans import Spans
 from belay_cli.errors import CheckpointError
 from belay_cli.planning import Plan
 from belay_cli.storage.files import OpenFiles, Stored, StoredFile, is_remote
@@ -58,14 +59,14 @@ class Ahead:
     a turn, and memory stays within what `--max-memory` leaves.
     """
 
-    def __init__(self, plan: Plan, n: int) -> None:
+    def __init__(self, plan: Plan, n: int, todo: Spans | None = None) -> None:
         self._pool: ThreadPoolExecutor | None = None
         if not any(is_remote(file.path) for checkpoint in plan.series.checkpoints for file in checkpoint.files):
             return
         self._local = threading.local()
         self._opened: list[OpenFiles] = []
         self._lock = threading.Lock()
-        self._parts = _parts(plan, n)
+        self._parts = _parts(plan, n, todo)
         self._reading: dict[tuple[int, int], Future[bytearray]] = {}
         self._taken: set[tuple[int, int]] = set()
         self._room = max(_IN_FLIGHT, (plan.buffers.limit - plan.buffers.nbytes) // (n * plan.itemsizes[0]))
@@ -158,7 +159,7 @@ def _is_still(path: Path, file: StoredFile) -> bool:
     return (status.st_size, status.st_mtime_ns) == (file.size, file.modified)
 
 
-def _parts(plan: Plan, n: int) -> Iterator[_Part]:
-    for chunk in chunks(plan, n):
+def _parts(plan: Plan, n: int, todo: Spans | None) -> Iterator[_Part]:
+    for chunk in chunks(plan, n, todo):
         for place, source in enumerate(chunk.run.sources):
             yield _Part((chunk.number, place), chunk, source)

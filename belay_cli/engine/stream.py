@@ -10,6 +10,7 @@ from belay_cli.engine.chunks import Progress, Sink
 from belay_cli.engine.cpu import replay_on_cpu
 from belay_cli.engine.device import CPU, find_device
 from belay_cli.engine.reading import let_go_of_files, refuse_changed
+from belay_cli.engine.spans import Spans
 from belay_cli.engine.updates import write_updates
 from belay_cli.planning import Plan
 from belay_cli.planning.plan import TORCH
@@ -26,8 +27,12 @@ class Replayed(NamedTuple):
     discarded: list[float | None]
 
 
-def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
+def replay(
+    plan: Plan, sinks: Sequence[Sink], progress: Progress, todo: Spans | None = None, *, updates: bool = True
+) -> Replayed:
     """Run the plan: every byte of every output into its sink, one for each output of the plan.
+
+    todo: do these ranges of it only; updates: and the low-rank updates of adapters, which are in none of them.
 
     Raises CheckpointError, NumericError, DeviceError or UsageError, and whatever a sink raises.
     """
@@ -35,14 +40,14 @@ def replay(plan: Plan, sinks: Sequence[Sink], progress: Progress) -> Replayed:
     engine = plan.engine if device == CPU else TORCH
     with _own_threads(plan.engine):
         if device == CPU:
-            replay_on_cpu(plan, sinks, progress)
+            replay_on_cpu(plan, sinks, progress, todo)
         else:
             import torch
 
             from belay_cli.engine.cuda import replay_on_device
 
-            replay_on_device(plan, sinks, progress, torch.device(device))
-        discarded = write_updates(plan, sinks)
+            replay_on_device(plan, sinks, progress, torch.device(device), todo)
+        discarded: list[float | None] = write_updates(plan, sinks) if updates else [None] * len(sinks)
     refuse_changed(plan)
     if plan.options.drop_cache:
         let_go_of_files(plan)

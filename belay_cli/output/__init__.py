@@ -1,8 +1,12 @@
 """The output: safetensors built beside the target, whole or absent.
 
+staged      outputs from the first byte to the last step
 writer      weight files, header first, and the files beside them
-placement   what was built, renamed into place
-staging     where an output is built until it is whole
+workplace   where an output is built until it is whole
+lock        one writer at a time
+journal     which ranges of it are finished
+placement   what was built, put in its place
+renaming    renames that the system makes in one step
 digests     SHA-256 of every tensor, while it is in the cache
 memory      an output that stays in memory
 signals     steps that an interrupt must not leave half done

@@ -1,63 +1,173 @@
-"""What was built, renamed into place: over an older output so that no loader ever finds a mixture of the two."""
+"""What was built, put in its place: at every moment a loader finds the old output, the new one, or none.
+
+A file, or a directory where none or an empty one was, is renamed into place. A directory that is belay's alone changes
+places with the new one, in one step. Else single files move: the old ones step aside, what lists the others first, and
+the new ones move in, that last; so in between there are no weights to be found.
+
+What is about to be done is noted before it begins. If a step fails, or the next run finds such a note, the steps are
+undone: each file tells by where it is whether it has moved.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from belay_cli.checkpoints.components import LISTS
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
+from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.output.renaming import exchange, rename_new
+from belay_cli.output.workplace import Workplace, left_for, sync
+from belay_cli.planning.target import Target, all_files
 from belay_cli.record import DOCUMENT
+from belay_cli.storage.files import is_plain_name
+from belay_cli.storage.json_file import read_json
 
 
-def replace_in_directory(built: Path, target: Path, names: Sequence[str], replaced: Sequence[str]) -> None:
-    """The old output's files step aside, what lists the others first, and the new ones move in, that last.
+def place_file(workplace: Workplace, name: str, target: Target) -> None:
+    """Put the only file of an output in its place. Raises OSError with nothing changed."""
+    if target.replaced:
+        (workplace.new / name).replace(target.path)
+    else:
+        rename_new(workplace.new / name, target.path)
 
-    In between no loader finds weights there. If a step fails, the old output is put back. Its record goes last and
-    comes first, so that it says whose the files are even after a run that was killed. `names` lie in `built`, and go
-    to `target`, from which `replaced` go. Raises OSError.
+
+def place_directory(workplace: Workplace, names: Sequence[str], target: Target) -> None:
+    """Put a directory in its place, or its files, `names`, into the one that is there. Raises OSError.
+
+    With an OSError nothing is changed; with OutputError something is, which the next run will mend.
     """
-    aside = built / "replaced"
-    arriving = sorted(names, key=_leaves, reverse=True)
-    stepped_aside: list[str] = []
-    moved_in: list[str] = []
+    if target.is_new or (target.is_ours and not target.replaced):
+        workplace.new.rename(target.path if target.is_new else target.path.resolve())  # an empty one gives way
+    elif not (target.is_ours and _exchanged(workplace, target.path.resolve(), target.replaced)):
+        _move_files(workplace, names, target)
+
+
+def _exchanged(workplace: Workplace, directory: Path, replaced: Sequence[str]) -> bool:
+    """Let the new directory and the old one change places; False where the system cannot."""
+    workplace.new.chmod(directory.stat().st_mode & 0o7777)
+    _note(workplace, {"how": "exchange", "new": _identity(workplace.new), "replaced": list(replaced)})
     try:
-        for name in sorted(replaced, key=_leaves):
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).rename(aside / name)
-            stepped_aside.append(name)
+        done = exchange(workplace.new, directory)
+    except OSError:
+        workplace.moves.unlink()
+        raise
+    if done:
+        _keep_strangers(workplace.new, directory, replaced)
+    else:
+        workplace.moves.unlink()
+    return done
+
+
+def _keep_strangers(old: Path, new: Path, replaced: Iterable[str]) -> None:
+    """What somebody put into the old directory in the last moment goes into the new one."""
+    for name in all_files(old) - set(replaced):
+        with contextlib.suppress(FileExistsError):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            rename_new(old / name, new / name)
+
+
+def _move_files(workplace: Workplace, names: Sequence[str], target: Target) -> None:
+    path = target.path.resolve()
+    replaced, arriving = sorted(target.replaced, key=_leaves), sorted(names, key=_leaves, reverse=True)
+    _note(workplace, {"how": "files", "replaced": replaced, "arriving": arriving})
+    try:
+        for name in replaced:
+            (workplace.old / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).rename(workplace.old / name)
         for name in arriving:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            move_file(built / name, target / name, replace=False)
-            moved_in.append(name)
-    except BaseException:
-        for name in moved_in:
-            (target / name).unlink()
-        for name in reversed(stepped_aside):
-            (aside / name).rename(target / name)
-        _remove_empty_folders(target, arriving)
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            rename_new(workplace.new / name, path / name)
+    except BaseException as error:
+        try:
+            _move_back(workplace, path, replaced, arriving)
+        except OSError as another:
+            raise OutputError(
+                f"could not be put in place ({os.strerror(getattr(error, 'errno', 0) or errno.EIO).lower()}), "
+                f"nor all of the older output back; what is missing lies in {workplace.old}",
+                file=target.path,
+                hint="the same command puts it right, once the disk allows it",
+            ) from another
         raise
-    _remove_empty_folders(target, replaced)
+    _remove_empty_folders(path, replaced)
 
 
-def move_file(source: Path, target: Path, *, replace: bool) -> None:
-    """Rename; without `replace`, never over a file that appeared meanwhile."""
-    if replace:
-        source.replace(target)
+def _move_back(workplace: Workplace, path: Path, replaced: Sequence[str], arriving: Sequence[str]) -> None:
+    """Undo what was done of a move. Raises OSError; then it can be called again."""
+    for name in reversed(arriving):
+        built, moved = workplace.new / name, path / name
+        if not built.exists() and moved.exists():
+            moved.rename(built)
+        elif moved.exists() and built.samefile(moved):  # a link that was to become a move
+            moved.unlink()
+    for name in reversed(replaced):
+        if (workplace.old / name).exists() and not (path / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (workplace.old / name).rename(path / name)
+    _remove_empty_folders(path, arriving)
+    workplace.moves.unlink(missing_ok=True)
+
+
+def _note(workplace: Workplace, moves: dict[str, Any]) -> None:
+    part = workplace.moves.with_suffix(".part")
+    part.write_text(json.dumps(moves), encoding="utf-8")
+    sync(part)
+    part.replace(workplace.moves)
+    sync(workplace.path)
+
+
+def _identity(directory: Path) -> list[int]:
+    status = directory.stat()
+    return [status.st_dev, status.st_ino]
+
+
+def settle(path: Path) -> None:
+    """Finish or undo what a run that was killed had begun to put in place for this output; else nothing changes.
+
+    Raises OutputError if another process writes the output now, or what is there cannot be put right.
+    """
+    workplace = left_for(path)
+    if workplace is None:
         return
     try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if target.exists():
-            raise FileExistsError(17, "file exists") from None
-        source.replace(target)
-        return
-    with contextlib.suppress(OSError):  # it would go with the directory that it was built in
-        source.unlink()
+        if not workplace.moves.exists():
+            if not workplace.new.exists():  # all was in place
+                workplace.remove()
+            return
+        moves = _read_moves(workplace)
+        if moves["how"] == "files":
+            _move_back(workplace, path.resolve(), moves["replaced"], moves["arriving"])
+        elif path.is_dir() and _identity(path) == moves["new"]:
+            _keep_strangers(workplace.new, path, moves["replaced"])
+            workplace.remove()
+        else:
+            workplace.moves.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"was being put in place when a run ended, and cannot be put right: {(error.strerror or '').lower()}",
+            file=path,
+            hint=f"what is not in place lies in {workplace.path}",
+        ) from error
+    finally:
+        workplace.release()
+
+
+def _read_moves(workplace: Workplace) -> dict[str, Any]:
+    """The note, with names that stay inside. Raises OutputError for what is none."""
+    try:
+        found = read_json(workplace.moves)
+    except CheckpointError:
+        found = None
+    names = [*found.get("replaced", ()), *found.get("arriving", ())] if isinstance(found, dict) else [None]
+    inside = all(isinstance(name, str) and all(map(is_plain_name, name.split("/"))) for name in names)
+    if not inside or found.get("how") not in ("files", "exchange"):
+        raise OutputError("is no note of belay's", file=workplace.moves, hint=f"rm -r {workplace.path}")
+    return {"replaced": [], "arriving": [], "new": [], **found}
 
 
 def _leaves(name: str) -> int:

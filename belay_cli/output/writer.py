@@ -1,7 +1,8 @@
-"""The writer: safetensors files, header first, built beside the target and put in place when they are whole.
+"""The writer: weight files, header first, built beside the target and put in place when they are whole.
 
 A finished output is complete; anything else is absent. Every file is built in a hidden directory on the target's
-disk, is synced, and only then renamed into place, the file by which loaders find the weights last.
+disk, is synced, and only then put in its place. What of it is finished is noted meanwhile, so that a run that was
+killed is not lost.
 """
 
 from __future__ import annotations
@@ -9,99 +10,195 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from belay_cli import words
 from belay_cli.checkpoints.companions import source_card
+from belay_cli.engine.checksum import crc32
 from belay_cli.engine.chunks import Chunk, by_tensor
+from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import OutputError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.output.digests import TensorDigests, to_take_later
-from belay_cli.output.placement import move_file, replace_in_directory
-from belay_cli.output.signals import signals_held
-from belay_cli.output.staging import staging_directory
+from belay_cli.output.journal import Found, Journal, Range, forget_journals, read_journals
+from belay_cli.output.placement import place_directory, place_file
+from belay_cli.output.workplace import Workplace, sync
 from belay_cli.planning import Plan, PlannedOutput
 from belay_cli.planning.layout import PlannedTensor
 from belay_cli.planning.plan import copies_from
-from belay_cli.planning.target import Target
-from belay_cli.record import DOCUMENT, LOCAL, local_document
+from belay_cli.planning.target import Target, workplace_name
+from belay_cli.record import DOCUMENT, LOCAL, Record, local_document
 from belay_cli.storage.files import AnyPath, open_file
 from belay_cli.storage.local import reason
 
 _LARGEST_WRITE = 1 << 30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OTHER_FILES = 128  # standard streams, libraries, directories
 _COPIED = 4 << 20  # bytes at a time
 
 
 class OutputWriter:
-    """One output under construction. `write` may be called from several threads."""
+    """One output under construction. `write` may be called from several threads.
 
-    def __init__(self, plan: Plan, output: PlannedOutput, fingerprints: Sequence[str]) -> None:
-        self._plan = plan
-        self._target = _target_of(output)
-        self._record = output.record.with_fingerprints(fingerprints)
-        self._headers = plan.headers(self._record)
-        self._digests = TensorDigests(self._read_back, to_take_later(plan.tensors) if plan.options.sync else ())
+    One process begins it; others may join, and write parts of the same files. `done` are the ranges that an earlier
+    run has finished.
+    """
+
+    def __init__(self, plan: Plan, output: PlannedOutput, record: Record) -> None:
+        self._plan, self.record = plan, record
+        self.target = target_of(output)
+        self._headers = plan.headers(record)
+        self._line = Line(plan)
+        self._digests = TensorDigests(self._read_back)
         self._descriptors: list[int] = []
-        self._lock = -1
-        with self._errors_named():
-            self._directory, self._lock = staging_directory(self._target)
+        self._workplace: Workplace | None = None
+        self._journal: Journal | None = None
+        self.done = Spans()
 
-    def create(self) -> None:
-        """Create every weight file at its full size, header first. Raises OutputError if there cannot be such files."""
+    @property
+    def _directory(self) -> Path:
+        return self.target.place / workplace_name(self.target.path) / "new"
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes of its weight files that have no place on the disk yet."""
+        total = sum(len(head) + shard.nbytes for head, shard in zip(self._headers, self._plan.shards, strict=True))
+        there = 0
+        for shard in self._plan.shards:
+            with contextlib.suppress(OSError):
+                there += getattr((self._directory / shard.name).stat(), "st_blocks", 0) * 512
+        return max(0, total - there)
+
+    def lock(self) -> None:
+        """Be the one process that makes this output. Raises OutputError if another does, or nothing can be there."""
         with self._errors_named():
-            for folder in filter(None, self._plan.folders):
+            self._workplace = Workplace(self.target.place, self.target.path)
+
+    def begin(self, identity: str | None) -> str | None:
+        """Create every weight file at its full size, header first, or go on with those of an earlier run.
+
+        identity: what the output is a function of; without it nothing is gone on with, and nothing is noted. Returns
+        why an earlier run is not gone on with, if there was one. Raises OutputError if there cannot be such files.
+        """
+        assert self._workplace is not None  # noqa: S101
+        with self._errors_named():
+            end = self._line.nbytes
+            found = read_journals(self._workplace.path, identity, end) if identity else Found([], of_another=False)
+            left = self._directory.exists()
+            if not found.ranges:
+                self._workplace.empty()
+            for folder in ["", *self._plan.folders]:
                 (self._directory / folder).mkdir(parents=True, exist_ok=True)
-            for head, shard in zip(self._headers, self._plan.shards, strict=True):
-                path = self._directory / shard.name
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-                self._descriptors.append(descriptor)
+            self._open(os.O_CREAT)
+            for descriptor, head, shard in zip(self._descriptors, self._headers, self._plan.shards, strict=True):
                 os.ftruncate(descriptor, len(head) + shard.nbytes)
-                _write_all(descriptor, memoryview(head), 0)
+                write_all(descriptor, memoryview(head), 0)
+            known = self._good(found.ranges)
+            self.done = Spans.of((one.begin, one.end) for one in known)
+            self._begin_digests()
+            if identity:
+                self._journal = Journal(self._workplace.path, identity, 0, known)
+                forget_journals(self._workplace.path, but=0)
+        if known or not left or identity is None:
+            return None
+        return "with other options, or of checkpoints that have changed since" if found.of_another else None
+
+    def join(self, number: int, identity: str | None, done: Spans) -> None:
+        """Write parts of what another process has begun, as the process of this number. Raises OutputError."""
+        with self._errors_named():
+            self.done = done
+            self._open(0)
+            self._begin_digests()
+            if identity:
+                self._journal = Journal(self._directory.parent, identity, number)
+
+    def _open(self, flags: int) -> None:
+        for shard in self._plan.shards:
+            path = self._directory / shard.name
+            self._descriptors.append(os.open(path, os.O_RDWR | flags | getattr(os, "O_CLOEXEC", 0), 0o666))
+
+    def _good(self, ranges: Sequence[Range]) -> list[Range]:
+        """Those of the ranges of an earlier run that hold what was written."""
+        with ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            return [one for one, crc in zip(ranges, threads.map(self._crc, ranges), strict=True) if one.crc == crc]
+
+    def _crc(self, one: Range) -> int:
+        crc = 0
+        for shard, begin, end in self._line.split(one.begin, one.end):
+            for data in self._read(shard, begin, end):
+                crc = crc32(data, crc)
+        return crc
+
+    def _begin_digests(self) -> None:
+        """Digests are taken along the way, but for tensors that are written in part, and the last ones."""
+        begun = {name for name, begin, end in self._line.of_tensors() if any(self.done.within(begin, end))}
+        last = to_take_later(self._plan.tensors) if self._plan.options.sync else frozenset()
+        self._digests = TensorDigests(self._read_back, begun | last)
 
     def write(self, chunk: Chunk, data: memoryview) -> None:
-        """Put a chunk's bytes in their place, and add them to the digests of their tensors."""
+        """Put a chunk's bytes in their place, note that, and add them to the digests of their tensors."""
         shard = chunk.run.tensors[0].shard
         with self._errors_named():
-            _write_all(self._descriptors[shard], data, len(self._headers[shard]) + chunk.place)
+            write_all(self._descriptors[shard], data, len(self._headers[shard]) + chunk.place)
+            if self._journal:
+                begin = self._line.begins[shard] + chunk.place
+                self._journal.add(Range(begin, begin + len(data), crc32(data)))
             for part, own in by_tensor(chunk, data):
                 self._digests.update(part, own)
-
-    def _place(self, tensor: PlannedTensor) -> int:
-        """Bytes from the start of its file to a tensor."""
-        return len(self._headers[tensor.shard]) + tensor.offset
 
     def _read_back(self, tensor: PlannedTensor, start: int, end: int) -> Iterator[bytes]:
         """The bytes of a tensor in its file, from one element to another, a chunk's worth at a time."""
         bits = DTYPES[tensor.dtype].bits
-        at, stop = (self._place(tensor) + element * bits // 8 for element in (start, end))
+        return self._read(tensor.shard, *(tensor.offset + element * bits // 8 for element in (start, end)))
+
+    def _read(self, shard: int, begin: int, end: int) -> Iterator[bytes]:
+        """A range of the data of a file, a chunk's worth at a time."""
+        at, stop = (len(self._headers[shard]) + byte for byte in (begin, end))
         most = self._plan.buffers.chunk * self._plan.itemsizes[1]
         while at < stop:
-            data = os.pread(self._descriptors[tensor.shard], min(most, stop - at), at)
+            data = os.pread(self._descriptors[shard], min(most, stop - at), at)
             if not data:
                 raise OSError(errno.EIO, "the file is shorter than what was written")
             yield data
             at += len(data)
 
-    def sync(self) -> None:
+    def sync_weights(self, own: Collection[str]) -> dict[str, str]:
+        """Wait until the disk has what was written. Returns the digests of these tensors, taken meanwhile."""
+        with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            digests = self._take_digests(threads, own)
+            if self._plan.options.sync:
+                for descriptor in self._descriptors:
+                    os.fsync(descriptor)
+            return dict(digests)
+
+    def digests(self, names: Collection[str]) -> dict[str, str]:
+        """The digests of tensors that other processes have written in part."""
+        with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            self._close()
+            self._open(0)  # anew, for on NFS that is when a machine sees what others wrote
+            return dict(self._take_digests(threads, names))
+
+    def _take_digests(self, threads: ThreadPoolExecutor, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Name and digest of each. Begins at once."""
+        wanted = [tensor for tensor in self._plan.tensors if tensor.name in names]
+        known = {tensor.name: digest for tensor in wanted if (digest := self._digests.known(tensor))}
+        left = [tensor for tensor in wanted if tensor.name not in known]
+        taken = threads.map(self._digests.of, left)
+        return ((name, digest) for name, digest in (*known.items(), *zip((t.name for t in left), taken, strict=True)))
+
+    def finish(self, digests: Mapping[str, str]) -> None:
         """Put the digests into the headers, add the files beside the weights, wait until everything is on the disk."""
         with self._errors_named():
-            record = self._record.with_digests(self._finish_digests())
-            for head in reversed(self._plan.headers(record)):
-                descriptor = self._descriptors.pop()
-                try:
-                    _write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
-                    if self._plan.options.sync:
-                        os.fsync(descriptor)
-                    if self._plan.options.drop_cache:
-                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(descriptor)
-            if not self._target.is_file:
+            record = self.record.with_digests(digests)
+            for descriptor, head in zip(self._descriptors, self._plan.headers(record), strict=True):
+                write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
+                if self._plan.options.sync:
+                    os.fsync(descriptor)
+                if self._plan.options.drop_cache:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._close()
+            if not self.target.is_file:
                 self._add_companions()
                 self._add_file(DOCUMENT, record.document())
                 self._add_file(LOCAL, local_document(self._plan.series, source_card(self._plan.series.last)))
@@ -110,17 +207,6 @@ class OutputWriter:
                 for folder in sorted(filter(None, self._plan.folders), reverse=True):  # one in another before that one
                     self._sync_path(self._directory / folder)
                 self._sync_path(self._directory)
-
-    def _finish_digests(self) -> dict[str, str]:
-        """Every tensor's digest. What is left to hash is hashed while the disk takes the data."""
-        found = {tensor.name: self._digests.known(tensor) for tensor in self._plan.tensors}
-        left = [tensor for tensor in self._plan.tensors if not found[tensor.name]]
-        with ThreadPoolExecutor(self._plan.buffers.threads) as threads:
-            digests = threads.map(self._digests.of, left)
-            if self._plan.options.sync:
-                for descriptor in self._descriptors:
-                    os.fsync(descriptor)
-            return found | {tensor.name: digest for tensor, digest in zip(left, digests, strict=True)}
 
     def _add_file(self, name: str, content: bytes) -> None:
         path = self._directory / name
@@ -146,45 +232,61 @@ class OutputWriter:
                 copy.write(file.read_at(offset, min(_COPIED, file.size - offset)))
 
     def _sync_path(self, path: Path) -> None:
-        if self._plan.options.sync and os.name == "posix":
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        if self._plan.options.sync:
+            sync(path)
 
     def put_in_place(self) -> None:
-        """Rename into place. A new directory appears at once; over an older output its weights vanish first."""
-        target = self._target
+        """Put it where it is to be: at every moment the old output is there, the new one, or none."""
+        target, workplace = self.target, self._workplace
+        assert workplace is not None  # noqa: S101
         with self._errors_named():
             if target.is_file:
-                move_file(self._directory / self._plan.shards[0].name, target.path, replace=bool(target.replaced))
-                self.discard()
-            elif target.is_new:
-                self._directory.rename(target.path)
-                self._unlock()
+                place_file(workplace, self._plan.shards[0].name, target)
             else:
                 weights = [shard.name for shard in self._plan.shards] + list(self._plan.indices())
-                arriving = [DOCUMENT, LOCAL, *self._plan.copies, *weights]
-                replace_in_directory(self._directory, target.path, arriving, target.replaced)
-                for folder in self._plan.folders:
-                    self._sync_path(target.path / folder)
-                self._sync_path(target.path)
-                self.discard()
-            self._sync_path(target.place)
+                place_directory(workplace, [DOCUMENT, LOCAL, *self._plan.copies, *weights], target)
+        self._end_journal()
+        try:
+            for folder in () if target.is_file else ["", *self._plan.folders]:
+                self._sync_path(target.path / folder)
+            self._sync_path(target.path.absolute().parent)
+        except OSError as error:
+            raise OutputError(
+                f"is in place and whole, but the disk has not confirmed it: {reason(error)}",
+                file=target.path,
+                hint=f"belay verify {shlex.quote(str(target.path))}",
+            ) from error
+        finally:
+            workplace.remove()
+
+    def keep(self) -> bool:
+        """Leave what is finished to the next run. Returns whether anything is."""
+        if self._journal is None or not (self._journal.begun or self.done):
+            return False
+        with contextlib.suppress(OSError):
+            self._journal.sync()
+        self._end_journal()
+        if self._workplace:
+            self._workplace.release()
+        return True
 
     def discard(self) -> None:
-        """Remove whatever was built and is not in place."""
-        for descriptor in self._descriptors:
-            os.close(descriptor)
-        self._descriptors = []
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._unlock()
+        """Remove whatever was built and is not in place; who joined, leaves that to the one who began."""
+        self._close()
+        self._end_journal()
+        if self._workplace and self._workplace.moves.exists():  # it holds files of an older output
+            self._workplace.release()
+        elif self._workplace:
+            self._workplace.remove()
 
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+    def _end_journal(self) -> None:
+        if self._journal:
+            self._journal.close()
+            self._journal = None
+
+    def _close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -194,81 +296,20 @@ class OutputWriter:
             room = "make room, or " if error.errno in _FULL else ""
             raise OutputError(
                 f"cannot be written: {reason(error)}",
-                file=self._target.path,
+                file=self.target.path,
                 hint=f"{room}write somewhere else: -o",
             ) from error
 
 
-@contextlib.contextmanager
-def staged_outputs(plan: Plan, fingerprints: Sequence[str]) -> Iterator[list[OutputWriter]]:
-    """A writer for each output of the plan. On leaving: all whole and in place; after any exception, nothing half done.
-
-    If one cannot be put in place, those before it stay: each is whole by itself.
-    """
-    _check_space(plan)
-    _allow_files(plan)
-    writers: list[OutputWriter] = []
-    try:
-        for output in plan.outputs:
-            with signals_held():  # from here on there is something to remove
-                writers.append(OutputWriter(plan, output, fingerprints))
-            writers[-1].create()
-        yield writers
-        for writer in writers:
-            writer.sync()
-        with signals_held():
-            for writer in writers:
-                writer.put_in_place()
-    except BaseException:
-        with signals_held():  # whoever presses Ctrl-C twice wants it to end, not to leave half an output
-            for writer in writers:
-                writer.discard()
-        raise
-
-
-def _target_of(output: PlannedOutput) -> Target:
+def target_of(output: PlannedOutput) -> Target:
+    """Where an output goes, which one that stays in memory does not."""
     if output.target is None:
         raise ValueError("this output stays in memory: there is nothing to write it to")
     return output.target
 
 
-def _allow_files(plan: Plan) -> None:
-    """Let this process open every file of the output at once, beside its inputs. Raises OutputError if it may not."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited, written = resource.RLIM_INFINITY, len(plan.outputs) * len(plan.shards)
-    if soft == unlimited or written <= soft // 4:  # inputs may take half of what is allowed
-        return
-    needed = 2 * written + _OTHER_FILES
-    if hard != unlimited and needed > hard:
-        raise OutputError(
-            f"takes {needed} open files, and {hard} are allowed",
-            file=_target_of(plan.outputs[0]).path,
-            hint="write fewer, larger files: --max-shard-size",
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
-
-
-def _check_space(plan: Plan) -> None:
-    """Raise OutputError if the disk lacks the room, before anything is read. Outputs on one disk add up."""
-    needed: dict[int, int] = {}
-    for output in plan.outputs:
-        target = _target_of(output)
-        device = target.place.stat().st_dev
-        needed[device] = needed.get(device, 0) + sum(plan.files(output).values())
-        free = shutil.disk_usage(target.place).free
-        if needed[device] > free:
-            raise OutputError(
-                f"cannot be written: it takes {words.size(needed[device])}, and {words.size(free)} are free",
-                file=target.path,
-                hint="make room, or write somewhere else: -o",
-            )
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write bytes at a place in a file, in as many calls as it takes. Raises OSError."""
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done : done + _LARGEST_WRITE], offset + done)

@@ -62,6 +62,7 @@ class RunOptions(Options):
     threads: Annotated[int | None, Option("Default: all cores.", "N")] = None
     max_memory: Annotated[str | None, Option("For buffers. Default 300MB.", "SIZE")] = None
     sync: Annotated[bool, Option("Do not wait until the disk has it.")] = True
+    resume: Annotated[bool, Option("Start over: nothing of a run that was killed is used.")] = True
     drop_cache: Annotated[bool, Option("Keep nothing of it in the system's page cache.")] = False
     allow_nonfinite: Annotated[bool, Option("Average NaN and infinity like numbers.")] = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -33,6 +34,8 @@ _OTHER_SUFFIXES = frozenset(
         *(SUFFIX, ".safetensor", ".json", ".txt"),
     }
 )
+_LONGEST_NAME = 255  # bytes, on every file system that is in use
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces
 _URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+):/(.+)")  # a path has lost one of its slashes
 
 
@@ -40,27 +43,62 @@ _URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+):/(.+)")  # a path has lost one of i
 class Target:
     """Where one output goes. `replaced` are names in `path` (or `path` itself, for a file) that belay wrote before.
 
-    `is_new` says that nothing stood there.
+    `is_new` says that nothing stood there; `is_ours` that a directory stood there, with nothing in it but what belay
+    wrote, which may be replaced as a whole.
     """
 
     path: Path
     is_file: bool
     replaced: tuple[str, ...] = ()
     is_new: bool = False
+    is_ours: bool = False
 
     @property
     def place(self) -> Path:
         """The directory in which the output is built, on the disk where it will be.
 
-        That of a new output is the one it will lie in. In a directory that is there already, which may be a disk of
-        its own or a link, only files can be put.
+        That is the one it will lie in. Into a directory that is a disk of its own, or lies in one that is closed to
+        us, only files can be put, so it is built inside.
         """
-        return self.path.absolute().parent if self.is_file or self.is_new else self.path
+        if self.is_file or self.is_new:
+            return self.path.absolute().parent
+        directory = self.path.resolve()
+        return directory if _stands_alone(directory) else directory.parent
 
 
-def staging_prefix(path: Path) -> str:
-    """How the hidden directories begin in which an output for `path` is built."""
-    return f".{path.absolute().name}.belay-"
+def _stands_alone(directory: Path) -> bool:
+    """Whether a directory cannot be renamed: it is a disk of its own, or the one that it lies in is closed to us."""
+    parent = directory.parent
+    return (
+        directory.stat().st_dev != parent.stat().st_dev
+        or not os.access(parent, os.W_OK | os.X_OK)
+        or os.fspath(directory) in _mounted()
+    )
+
+
+def _mounted() -> set[str]:
+    """Where something is mounted, which may be a directory of the same disk."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:  # another system, where such mounts are not made
+        return set()
+    return {_OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in lines}
+
+
+def _may_be_exchanged(directory: Path) -> bool:
+    """Whether another directory may take its place: it is ours, and nobody stands in it."""
+    here = os.path.realpath(".")
+    if here == os.fspath(directory) or _is_in(here, os.fspath(directory)) or not hasattr(os, "geteuid"):
+        return False
+    return directory.stat().st_uid == os.geteuid() and not _stands_alone(directory)
+
+
+def workplace_name(path: Path) -> str:
+    """How the hidden directory is called in which an output for `path` is built."""
+    name = f".{path.absolute().name}.belay"
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.belay"
 
 
 def default_output(series: Series) -> Path:
@@ -75,6 +113,8 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
     is_file = path.suffix == SUFFIX
     _keep_clear_of_inputs(path, series)
     parent = path.absolute().parent
+    if len(os.fsencode(path.absolute().name)) > _LONGEST_NAME:
+        raise OutputError("cannot be written: its name is too long", file=path, hint="choose a shorter one: -o")
     if not parent.is_dir():
         raise OutputError(
             "cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {shlex.quote(str(parent))}"
@@ -144,17 +184,31 @@ def _exists(path: Path) -> InTheWayError:
 def _existing_directory(path: Path, overwrite: bool) -> Target:
     if not path.is_dir():
         raise InTheWayError("exists and is not a directory", file=path, hint=_ELSEWHERE)
-    names = (entry.name for entry in path.iterdir())
-    entries = sorted(name for name in names if not name.startswith(staging_prefix(path)))
+    entries = sorted(entry.name for entry in path.iterdir() if entry.name != workplace_name(path))
+    directory = path.resolve()
     if not entries:
-        return Target(path, False)
+        return Target(path, False, is_ours=_may_be_exchanged(directory))
     if not overwrite:
         raise _exists(path)
     record = _record(path)
     ours = {DOCUMENT, LOCAL, *_recorded_copies(record.get("copies"))} if record else set()
     for folder in dict.fromkeys(["", *_recorded_folders(record.get("components"))]):
         ours |= _written_in(path, folder)
-    return Target(path, False, tuple(sorted(name for name in ours if (path / name).is_file())))
+    replaced = {name for name in ours if (path / name).is_file()}
+    alone = all_files(path) <= replaced
+    return Target(path, False, tuple(sorted(replaced)), is_ours=alone and _may_be_exchanged(directory))
+
+
+def all_files(directory: Path) -> set[str]:
+    """Every file below a directory by its path from there, with slashes, and every folder in which there is none."""
+    found = set()
+    for folder, folders, files in os.walk(directory):
+        inner = os.path.relpath(folder, directory).replace(os.sep, "/")
+        folders[:] = [name for name in folders if inner != "." or name != workplace_name(directory)]
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
+        names = [*files, *linked] or ([""] if not folders and inner != "." else [])
+        found |= {name if inner == "." else f"{inner}/{name}".rstrip("/") for name in names}
+    return found
 
 
 def _written_in(path: Path, folder: str) -> set[str]:

@@ -28,7 +28,7 @@ from belay_cli.checkpoints.fingerprint import fingerprints
 from belay_cli.engine import cuda
 from belay_cli.engine.arithmetic import engines
 from belay_cli.errors import CheckpointError, DeviceError, NumericError
-from belay_cli.output.writer import staged_outputs
+from belay_cli.output.staged import staged_outputs
 from belay_cli.planning import Plan
 from belay_cli.show.listener import Nobody
 from tests.conftest import make_adapter, make_files, make_run, tensors
@@ -187,8 +187,8 @@ def replay_on_twin(arguments: list[Path], rules: list[Any], outputs: list[str], 
     """The GPU's pipeline with the CPU as its device."""
     plan = prepare(arguments, rules, outputs, *plan_options(options), Nobody())
     told: list[int] = []
-    with staged_outputs(plan, fingerprints(plan.series.checkpoints)) as writers:
-        cuda.replay_on_device(plan, writers, told.append, torch.device("cpu"))
+    with staged_outputs(plan, fingerprints(plan.series.checkpoints)) as staged:
+        cuda.replay_on_device(plan, staged.writers, told.append, torch.device("cpu"))
     assert told[-1] == plan.data_read
     return plan
 
@@ -218,7 +218,7 @@ def test_a_gpu_without_memory_gets_smaller_chunks_and_then_an_error(
 ) -> None:
     sizes = []
 
-    def exhausted(plan: Any, writers: Any, device: Any, n: Any, threads: Any) -> None:
+    def exhausted(plan: Any, writers: Any, device: Any, n: Any, threads: Any, todo: Any) -> None:
         sizes.append(n)
         raise torch.OutOfMemoryError
 
@@ -318,9 +318,9 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 
     with (
         pytest.raises(CheckpointError, match="step-200.safetensors: ends at byte 700, though its header"),
-        staged_outputs(plan, marks) as writers,
+        staged_outputs(plan, marks) as staged,
     ):
-        replay(plan, writers, lambda nbytes: None)
+        replay(plan, staged.writers, lambda nbytes: None)
     assert os.listdir(".") == []
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 
 from belay_cli import Ema, average
 from belay_cli.errors import OutputError
+from belay_cli.output import placement, renaming
 from tests.conftest import everything_in, make_files, make_run, tensors
 from tests.output.outputs import loads
 
@@ -84,14 +84,18 @@ def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = make_files(tmp_path)
-    link = os.link
+    rename_new = renaming.rename_new
 
-    def appears(source: Path, target: Path, **keywords: Any) -> None:
+    def appears(source: Path, target: Path) -> None:
         Path("out.safetensors").write_text("somebody else's")
-        link(source, target, **keywords)
+        rename_new(source, target)
 
-    monkeypatch.setattr(os, "link", appears)
+    monkeypatch.setattr(placement, "rename_new", appears)
     with pytest.raises(OutputError, match="cannot be written: file exists"):
         average(paths, "out.safetensors")
     assert Path("out.safetensors").read_text() == "somebody else's"
-    assert os.listdir(".") == ["out.safetensors"]
+    monkeypatch.undo()
+    os.chdir(tmp_path / "work")
+    Path("out.safetensors").rename("theirs")
+    average(paths, "out.safetensors")  # what was made is still there
+    assert sorted(os.listdir(".")) == ["out.safetensors", "theirs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -86,18 +85,25 @@ def slow_run(large: Path, *options: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word", "options"),
+    [
+        (signal.SIGINT, 130, "interrupted", []),
+        (signal.SIGTERM, 143, "terminated", ["--no-resume"]),
+        (signal.SIGTERM, 143, "terminated", []),
+    ],
 )
-def test_signals(large: Path, number: Any, code: int, word: str) -> None:
-    process = slow_run(large, "--threads", "1", "-q")
+def test_signals(large: Path, number: Any, code: int, word: str, options: list[str]) -> None:
+    process = slow_run(large, "--threads", "1", "-q", *options)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     if process.returncode == 0:  # it was faster
         assert out == "out.safetensors\n"
         return
     assert (process.returncode, out) == (code, "")
-    assert err == f"belay: {word}\n       no unfinished output is left behind\n"
-    assert os.listdir(".") == []
+    left = os.listdir(".")
+    kept = "the same command goes on where it stopped" if left else "no unfinished output is left behind"
+    assert err == f"belay: {word}\n       {kept}\n"
+    assert left == [] or (word == "terminated" and not options and left == [".out.safetensors.belay"])
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(large: Path) -> None:
@@ -105,10 +111,10 @@ def test_what_a_killed_run_left_is_removed_by_the_next(large: Path) -> None:
     process.kill()
     process.communicate()
     left = os.listdir(".")
-    Path(".other.safetensors.belay-1").mkdir()
-    done = belay_process("average", large, "-o", "out.safetensors", "-q", "--overwrite")
+    Path(".other.safetensors.belay").mkdir()
+    done = belay_process("average", large, "-o", "out.safetensors", "-q", "--overwrite", "--no-resume")
     assert (done.returncode, done.stderr) == (0, ""), left
-    assert sorted(os.listdir(".")) == [".other.safetensors.belay-1", "out.safetensors"]
+    assert sorted(os.listdir(".")) == [".other.safetensors.belay", "out.safetensors"]
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(large: Path) -> None:
@@ -118,17 +124,3 @@ def test_two_runs_at_once_do_not_disturb_each_other(large: Path) -> None:
     assert sorted([process.returncode, other.returncode]) == [0, 1]
     assert os.listdir(".") == ["out.safetensors"]
     assert len(load_file("out.safetensors")) == 16
-
-
-def test_without_locks_a_run_works_and_nothing_is_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-    import socket
-
-    def refused(*arguments: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    other = Path(f".out.safetensors.belay-{socket.gethostname()}-00000000")
-    other.mkdir()
-    average(make_files(tmp_path), "out.safetensors")
-    assert sorted(os.listdir(".")) == [other.name, "out.safetensors"]
