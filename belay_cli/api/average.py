@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -19,6 +20,7 @@ from belay_cli.checkpoints.differing import differing
 from belay_cli.checkpoints.fingerprint import Fingerprints, fingerprints
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.engine.device import find_device
+from belay_cli.engine.ranks import Alone, Ranks
 from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     import torch
+
+    from belay_cli.engine.stream import Replayed
 
 Checkpoints = PathLike | Sequence[PathLike]
 
@@ -210,14 +214,16 @@ def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:
     return [path for path in paths if path is not None]
 
 
-def run(plan: Plan, hears: Listener, marks: Fingerprints | None = None) -> list[Report]:
+def run(
+    plan: Plan,
+    hears: Listener,
+    marks: Fingerprints | None = None,
+    ranks: Ranks = Alone(),  # noqa: B008
+) -> list[Report]:
     """Run a plan; a report an output. The listener hears what only the content shows, before weights are read.
 
-    marks: what took the fingerprints of the checkpoints while it was planned.
+    marks: what took the fingerprints of the checkpoints while it was planned; ranks: who helps, see `assist`.
     """
-    from belay_cli.engine.stream import replay
-    from belay_cli.output.staged import staged_outputs
-
     began = time.monotonic()
     with ThreadPoolExecutor(1) as beside:
         uneven = beside.submit(differing, plan.series.checkpoints, plan.not_averageable)
@@ -228,19 +234,44 @@ def run(plan: Plan, hears: Listener, marks: Fingerprints | None = None) -> list[
         hears.warn(warning)
     for text in notes:
         hears.note(text)
-    with ExitStack() as last, staged_outputs(plan, found, device=find_device(plan), note=hears.note) as staged:
+    plan, found = ranks.from_first((_for_all(plan), found))
+    ran = _written(plan, found, hears, ranks)
+    done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
+    return [
+        report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, ran.discarded, strict=True)
+    ]
+
+
+def assist(ranks: Ranks) -> None:
+    """Do a part of what the first of these processes runs, which plans and puts in place. Raises a BelayError."""
+    given: tuple[Plan, list[str]] = ranks.from_first(None)
+    _written(*given, Nobody(), ranks)
+
+
+def _for_all(plan: Plan) -> Plan:
+    """The plan with the kind of device that the first has found, which is that of all."""
+    if plan.options.device not in ("auto", "cuda"):
+        return plan
+    kind = find_device(plan).partition(":")[0]
+    return replace(plan, options=replace(plan.options, device=kind))
+
+
+def _written(plan: Plan, found: Sequence[str], hears: Listener, ranks: Ranks) -> Replayed:
+    """Replay a plan into its outputs, or this process's part of it; found: the fingerprints [T]."""
+    from belay_cli.engine.stream import replay
+    from belay_cli.output.staged import staged_outputs
+
+    kind = plan.options.device
+    with ExitStack() as last, staged_outputs(plan, found, device=kind, ranks=ranks, note=hears.note) as staged:
         with hears.phase("Replaying", _left(plan, staged.todo), keep=True) as progress:
 
             def told(done: float) -> None:
                 staged.heard()
                 progress(done)
 
-            ran = replay(plan, staged.writers, told, staged.todo)
+            ran = replay(plan, staged.writers, told, staged.todo, ranks)
         last.enter_context(hears.phase("Syncing to disk"))  # which the outputs do when they are left
-    done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
-    return [
-        report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, ran.discarded, strict=True)
-    ]
+    return ran
 
 
 def _left(plan: Plan, todo: Spans) -> int:

@@ -6,6 +6,7 @@ inspect    belay inspect
 verify     belay verify
 push       belay push
 commands   commands made from functions and their groups of options
+together   a command in several processes at once
 screen     the options that every command has
 """
 
@@ -32,6 +33,7 @@ from belay_cli.cli.commands import BelayCommand, BelayGroup, command, expanded, 
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.sweep import sweep
+from belay_cli.cli.together import is_helper
 from belay_cli.cli.verify import verify
 from belay_cli.engine.arithmetic import chosen_engine
 from belay_cli.errors import BelayError, Terminated, UsageError
@@ -66,6 +68,7 @@ def _print_version(asked: bool) -> None:
 
 
 def belay(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and engine."),
@@ -84,6 +87,8 @@ def belay(
         belay verify run-ema
         belay push run-ema ORG/NAME --private
     """
+    if context.invoked_subcommand != average.__name__ and is_helper():
+        raise typer.Exit  # started several times at once; the first does it
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

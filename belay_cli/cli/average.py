@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from belay_cli.api import average as averaging
 from belay_cli.api.report import report
 from belay_cli.checkpoints import Selection
 from belay_cli.checkpoints.fingerprint import Fingerprints
 from belay_cli.cli.screen import Checkpoints, Screen, SummedUp
+from belay_cli.cli.together import together
+from belay_cli.engine.ranks import Ranks
 from belay_cli.errors import UsageError
 from belay_cli.options import Option, flag, given
 from belay_cli.planning import Plan, PlanOptions
@@ -70,6 +72,33 @@ def average(
         belay average run/checkpoint-* -o run-ema --half-life 10%
         belay average run -m belay --half-life 2000steps --dtype bfloat16
     """
+    with together() as ranks:
+        if ranks.number == 0:
+            if options.threads is None:
+                options = replace(options, threads=ranks.threads)
+            _average(checkpoints, rule, selection, options, publishing, screen, Way(output, dry_run, ranks))
+        elif not dry_run:
+            averaging.assist(ranks)
+
+
+class Way(NamedTuple):
+    """Where an average goes, whether only to look, and in which processes."""
+
+    output: str | None
+    dry_run: bool
+    ranks: Ranks
+
+
+def _average(
+    checkpoints: list[str],
+    rule: Rule,
+    selection: Selection,
+    options: PlanOptions,
+    publishing: Publishing,
+    screen: SummedUp,
+    way: Way,
+) -> None:
+    output, dry_run, ranks = way
     console, summary = screen.console(), screen.summary
     if summary:
         summaries.ready(summary)
@@ -84,7 +113,7 @@ def average(
         if publication:
             publication.look()  # what is wrong there is said before the work
         console.show_plan(plan, result=False)
-        (done,) = averaging.run(plan, console, marks)
+        (done,) = averaging.run(plan, console, marks, ranks)
     if summary:
         console.note(summaries.append(summary, summaries.of_average(plan, done)))
     published = None

@@ -15,6 +15,7 @@ updates      the low-rank updates of adapters
 low_rank     their arithmetic
 finite       whose fault a value is that is not finite
 ranks        processes that run a plan together
+distributed  those that torchrun or Slurm started
 checksum     CRC-32
 device       the device that a replay runs on
 stream       a plan, run from the first read to the last write

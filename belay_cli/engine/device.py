@@ -12,9 +12,10 @@ from belay_cli.planning.gpu import gpu_pays
 CPU = "cpu"
 
 
-def find_device(plan: Plan) -> str:
+def find_device(plan: Plan, local: int | None = None) -> str:
     """`cpu` or `cuda:N`, for `auto` (CUDA where it pays and there is one), `cpu`, `cuda` or `cuda:N`.
 
+    local: which of several processes of this machine asks, so that each takes a GPU of its own where none is named.
     Raises DeviceError if it is not there.
     """
     text = plan.options.device
@@ -26,8 +27,8 @@ def find_device(plan: Plan) -> str:
         if text == "auto":
             return CPU  # this build of torch knows no GPU
         raise DeviceError(f"--device {text}: this machine, or this build of torch, has no CUDA", hint="--device cpu")
-    number = int(text.partition(":")[2] or torch.cuda.current_device())
     count = torch.cuda.device_count()
+    number = int(text.partition(":")[2] or (torch.cuda.current_device() if local is None else local % count))
     if number >= count:
         raise DeviceError(f"--device {text}: there are {count} CUDA devices, counted from 0", hint="--device cuda:0")
     return f"cuda:{number}"

@@ -10,7 +10,8 @@ T = TypeVar("T")
 class Ranks(Protocol):
     """A process among those that run a plan: they are counted from 0, and the first leads.
 
-    Every call but `check` waits for the others, and raises LostRank when one of them is gone or has failed.
+    `local` counts those of one machine. Whatever waits for the others raises LostRank when one of them is gone, or has
+    failed.
     """
 
     @property
@@ -21,20 +22,28 @@ class Ranks(Protocol):
     def count(self) -> int:
         """How many there are."""
 
+    @property
+    def local(self) -> int:
+        """Which of those of this machine it is."""
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads each should have, where nobody says; None: as many as one alone."""
+
     def from_first(self, value: T | None) -> T:
-        """What the first has for all; the others give None."""
+        """What the first has for all; the others give None, and wait for it."""
 
     def to_first(self, value: T) -> list[T]:
-        """What all have, in order, in the first; nothing in the others."""
+        """What all have, in order, in the first, which waits for them; nothing in the others."""
 
-    def check(self) -> None:
-        """Raise LostRank if one of the others is gone, or has failed."""
+    def check(self, *, look: bool = False) -> None:
+        """Raise LostRank if one of the others is gone, or has failed. look: not by what was heard last, but now."""
 
 
 class Alone:
     """A process that runs a plan alone."""
 
-    number, count = 0, 1
+    number, count, local, threads = 0, 1, 0, None
 
     def from_first(self, value: T | None) -> T:
         """Its own value."""
@@ -45,5 +54,5 @@ class Alone:
         """Its own value."""
         return [value]
 
-    def check(self) -> None:
+    def check(self, *, look: bool = False) -> None:
         """Nobody is missing."""

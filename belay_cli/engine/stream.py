@@ -9,6 +9,7 @@ from typing import NamedTuple
 from belay_cli.engine.chunks import Progress, Sink
 from belay_cli.engine.cpu import replay_on_cpu
 from belay_cli.engine.device import CPU, find_device
+from belay_cli.engine.ranks import Ranks
 from belay_cli.engine.reading import let_go_of_files, refuse_changed
 from belay_cli.engine.spans import Spans
 from belay_cli.engine.updates import write_updates
@@ -28,15 +29,15 @@ class Replayed(NamedTuple):
 
 
 def replay(
-    plan: Plan, sinks: Sequence[Sink], progress: Progress, todo: Spans | None = None, *, updates: bool = True
+    plan: Plan, sinks: Sequence[Sink], progress: Progress, todo: Spans | None = None, ranks: Ranks | None = None
 ) -> Replayed:
     """Run the plan: every byte of every output into its sink, one for each output of the plan.
 
-    todo: do these ranges of it only; updates: and the low-rank updates of adapters, which are in none of them.
+    todo: do these ranges of it only; ranks: who does the others. The first of them makes low-rank updates too.
 
     Raises CheckpointError, NumericError, DeviceError or UsageError, and whatever a sink raises.
     """
-    device = find_device(plan)
+    device = find_device(plan, ranks.local if ranks and ranks.count > 1 else None)
     engine = plan.engine if device == CPU else TORCH
     with _own_threads(plan.engine):
         if device == CPU:
@@ -47,7 +48,7 @@ def replay(
             from belay_cli.engine.cuda import replay_on_device
 
             replay_on_device(plan, sinks, progress, torch.device(device), todo)
-        discarded: list[float | None] = write_updates(plan, sinks) if updates else [None] * len(sinks)
+        discarded: list[float | None] = [None] * len(sinks) if ranks and ranks.number else write_updates(plan, sinks)
     refuse_changed(plan)
     if plan.options.drop_cache:
         let_go_of_files(plan)

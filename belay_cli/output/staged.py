@@ -58,7 +58,11 @@ def staged_outputs(
     with signals_held() as signals:
 
         def heard() -> None:
-            signals()
+            try:
+                signals()
+            except Terminated:
+                ranks.check(look=True)  # whoever ends the rest of a job does so because one of it has ended
+                raise
             ranks.check()
 
         try:
@@ -67,7 +71,7 @@ def staged_outputs(
             done = ranks.from_first([writer.done for writer in writers])
             if ranks.number:
                 for writer, identity, own in zip(writers, identities, done, strict=True):
-                    writer.join(ranks.number, identity, own)
+                    writer.join(ranks.number, identity, Spans(own))
             left = Line(plan).whole.without(reduce(Spans.both, done))
             shares = divide(plan, left, ranks.count) if ranks.count > 1 else [left]
             yield Staged(writers, shares[ranks.number], heard)
@@ -123,7 +127,11 @@ def _owners(plan: Plan, shares: Sequence[Spans]) -> Mapping[str, tuple[int, bool
     """
     found: dict[str, tuple[int, bool]] = {}
     idle = 0
+    updated = {name for pair in plan.updates for name in pair}  # whole matrices, which the first makes alone
     for name, begin, end in Line(plan).of_tensors():
+        if name in updated:
+            found[name] = (0, True)
+            continue
         writing = [number for number, share in enumerate(shares) if any(share.within(begin, end))]
         if not writing:
             writing = [idle % len(shares)]
