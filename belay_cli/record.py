@@ -26,13 +26,15 @@ from belay_cli.checkpoints import Checkpoint, Series
 from belay_cli.errors import BelayError, CheckpointError
 from belay_cli.rules import Rule, Summary, recorded, summarize
 from belay_cli.storage.remote.path import RemotePath
+from belay_cli.storage.seal import ZEROS, sealed
 
 DOCUMENT = "belay.json"  # the same record beside the weights, for people and programs
-SCHEMA = 1  # of that document
 ACCUMULATION = "float64"
 LOCAL = ".belay/local.json"  # where the inputs lay; never published
+LOCAL_BEGINS = b'{\n  "sha256": "'  # then its seal
 
 PREFIX = "belay."  # of its keys in the metadata of a weight file
+HEADER = f"{PREFIX}header"  # the seal of a header, and no part of the record
 _TEXTS = ("version", "command", "dtype", "accumulation", "lora")  # those whose value is text and not JSON
 
 # What a record says of the sweep that chose it: the metric, its value here and at the last checkpoint, on the data that
@@ -52,7 +54,7 @@ _OPENING = ("subfolder", "state_key", "source")  # in this order they end the op
 _POLICIES = ("average", "last", "drop")
 
 # As long as a real fingerprint or digest, so that sizes are known before anything is read.
-PLACEHOLDER = "0" * 64
+PLACEHOLDER = ZEROS
 
 _SUM_TOLERANCE = 1e-6  # what a record's coefficients may miss 1 by
 _LARGEST_COEFFICIENT = 1e6
@@ -92,10 +94,11 @@ class Record:
     """What an output says of itself.
 
     `unit` is that of ticks; `policies` are the globs of `average`, `last` and `drop`; `dtype` is a name as --dtype has
-    it; `copies` are the files beside the weights, relative to the directory; `aliases`: names that share the bytes of
-    another -> that one; `components` are the folders of an output that is several models; `left_out` says where other
-    weights lay, in the last checkpoint or beside it; `chosen`: how a sweep came to choose it, by the names in `CHOSEN`;
-    `digests` are SHA-256 in hex, by the names of tensors.
+    it; `copies` are the files beside the weights, relative to the directory -> the SHA-256 of their content in hex, or
+    names alone as belay 0.1 wrote them; `aliases`: names that share the bytes of another -> that one; `components` are
+    the folders of an output that is several models; `left_out` says where other weights lay, in the last checkpoint or
+    beside it; `chosen`: how a sweep came to choose it, by the names in `CHOSEN`; `digests` are SHA-256 in hex, by the
+    names of tensors.
     """
 
     rule: Rule
@@ -104,7 +107,7 @@ class Record:
     policies: Mapping[str, tuple[str, ...]]
     dtype: str
     command: str
-    copies: tuple[str, ...] = ()
+    copies: Mapping[str, str] | tuple[str, ...] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     components: tuple[str, ...] = ()
     lora: str | None = None
@@ -156,6 +159,15 @@ class Record:
         """The same with the digests of its tensors."""
         return replace(self, digests=dict(digests))
 
+    def with_copies(self, copies: Mapping[str, str]) -> Record:
+        """The same with the digests of its copies."""
+        return replace(self, copies={name: copies[name] for name in self.copies})
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the belay that wrote it took digests of the copies, and sealed headers and local.json."""
+        return not isinstance(self.copies, tuple)
+
     def values(self) -> dict[str, Any]:
         """Everything but the digests, as JSON values, in the order in which it is written."""
         some: dict[str, Any] = {"components": list(self.components), "lora": self.lora}
@@ -169,7 +181,7 @@ class Record:
             "dtype": self.dtype,
             "accumulation": self.accumulation,
             "command": self.command,
-            "copies": list(self.copies),
+            "copies": list(self.copies) if isinstance(self.copies, tuple) else dict(self.copies),
             "aliases": dict(self.aliases),
             "versions": dict(self.versions),
         }
@@ -188,10 +200,19 @@ class Record:
         return {f"{PREFIX}digests": _compact({name: self.digests[name] for name in names})}
 
     def document(self) -> bytes:
-        """belay.json: `schema`, the values, and all digests in the order of their names."""
-        digests = {name: self.digests[name] for name in sorted(self.digests)}
-        content = {"schema": SCHEMA, **self.values(), "digests": digests}
-        return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        """belay.json."""
+        return document(document_values(self.values(), self.digests))
+
+
+def document_values(values: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """What belay.json says: `schema`, the values of a record, and all digests in the order of their names."""
+    schema = 1 if isinstance(values.get("copies"), list) else 2
+    return {"schema": schema, **values, "digests": {name: digests[name] for name in sorted(digests)}}
+
+
+def document(values: Mapping[str, Any]) -> bytes:
+    """The text of belay.json."""
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def recorded_checkpoints(series: Series, coefficients: Iterable[float]) -> tuple[RecordedCheckpoint, ...]:
@@ -234,7 +255,8 @@ def _flag(name: str) -> str:
 def local_document(series: Series, card: str | None) -> bytes:
     """.belay/local.json: the paths of the checkpoints on this machine, so that they are found again, and their card."""
     paths = [str(checkpoint.path.absolute()) for checkpoint in series.checkpoints]
-    return (json.dumps({"checkpoints": paths, "card": card}, indent=2) + "\n").encode()  # a path may be no Unicode
+    content = {"sha256": ZEROS, "checkpoints": paths, "card": card}
+    return sealed((json.dumps(content, indent=2) + "\n").encode(), len(LOCAL_BEGINS))  # a path may be no Unicode
 
 
 def read_record(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> Record:
@@ -252,7 +274,8 @@ def read_record(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> Re
 
 def told_by(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> dict[str, Any]:
     """The record in the metadata of one weight file as JSON values, unchecked. Raises CheckpointError."""
-    told = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
+    ours = {key: value for key, value in metadata.items() if key.startswith(PREFIX) and key != HEADER}
+    told = {key.removeprefix(PREFIX): value for key, value in ours.items()}
     try:
         return {name: value if name in _TEXTS else _loaded(value) for name, value in told.items()}
     except (ValueError, RecursionError) as error:
@@ -303,7 +326,7 @@ def _parsed(values: Mapping[str, Any]) -> Record:
         policies={name: _texts(globs) for name, globs in values["policies"].items()},
         dtype=_text(values["dtype"]),
         command=_text(values["command"]),
-        copies=_texts(values["copies"]),
+        copies=_parsed_copies(values["copies"]),
         aliases={_text(name): _text(kept) for name, kept in values.get("aliases", {}).items()},
         components=_texts(values.get("components", [])),
         lora=None if values.get("lora") is None else _one_of(values["lora"], ("delta", "factors"), "its lora"),
@@ -335,6 +358,14 @@ def _parsed_choice(told: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("what it says of a sweep is none that belay writes")
     read = {str: _text, float: _finite, int: _whole, bool: _flag_of}
     return {name: read[CHOSEN[name]](value) for name, value in told.items()}
+
+
+def _parsed_copies(told: Any) -> dict[str, str] | tuple[str, ...]:
+    if isinstance(told, list):
+        return _texts(told)
+    if not all(re.fullmatch(r"[0-9a-f]{64}", _text(digest)) for digest in told.values()):
+        raise ValueError("a digest of its copies is none")
+    return dict(told)
 
 
 def _finite(value: Any) -> float:

@@ -21,7 +21,7 @@ def test_belay_json_is_the_record(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     average([run], "out", method="belay", last="scale")
     document = json.loads(Path("out/belay.json").read_text())
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document.keys() == {
         *("schema", "version", "rule", "series", "policies", "dtype", "accumulation", "command", "copies", "versions"),
         *("aliases", "digests"),

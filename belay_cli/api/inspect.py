@@ -29,7 +29,7 @@ from belay_cli.record import DOCUMENT
 from belay_cli.show.findings import Findings, FoundAverage
 from belay_cli.show.listener import Listener
 from belay_cli.storage.files import AnyPath
-from belay_cli.verification import HELD, check_headers, whole_record
+from belay_cli.verification import FAILED, check_unread, missing, whole_record
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -109,20 +109,19 @@ def _beside(found: NonFinite) -> str:
 
 def _average(checkpoint: Checkpoint) -> tuple[FoundAverage, list[BelayError]]:
     """What an output of belay says of itself, its files, and what is wrong with them as far as headers tell."""
-    records, checks = check_headers(checkpoint)
+    records, checks = check_unread(checkpoint)
     record = whole_record(records)
     files = [(name, file.size, "") for name, file in checkpoint.weights.named_files()]
     directory = checkpoint.directory
     if isinstance(directory, Path):
         for name in (DOCUMENT, *record.copies):
-            path = directory / name
-            there = path.is_file()
-            files.append((name, path.stat().st_size if there else 0, "" if there else "is missing"))
+            wrong_with = missing(directory, name)
+            files.append((name, 0 if wrong_with else (directory / name).stat().st_size, wrong_with))
     name = os.fspath(checkpoint.path)
     wrong: list[BelayError] = [
         CheckpointError(check.detail, file=name, hint=f"make it again; belay verify {name} says more")
         for check in checks
-        if check.status != HELD
+        if check.status == FAILED
     ]
     return FoundAverage(name, record, tuple(files)), wrong
 

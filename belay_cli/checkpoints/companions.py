@@ -94,7 +94,7 @@ def companions(directory: AnyPath, taken: Collection[str] = (), folders: Collect
     for name, path in sorted(_walk(directory, _DEPTH, folders)):
         if name in taken:
             continue
-        reason = _reason_to_leave(path)
+        reason = _reason_to_leave(path) if _is_unicode(name) else " (its name is no Unicode)"
         if reason is not None:
             found.missed.append(_shown(name) + reason)
         elif not any(path.resolve().is_relative_to(root) for root in roots):
@@ -175,6 +175,10 @@ def _roots(directory: AnyPath) -> list[AnyPath]:
     if directory.absolute().parent.name == "snapshots":  # models--org--name/snapshots/<commit>, blobs beside
         roots.append((directory.absolute().parent.parent / "blobs").resolve())
     return roots
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def _shown(name: str) -> str:

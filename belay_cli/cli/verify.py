@@ -31,9 +31,9 @@ def verify(
 ) -> None:
     """Check that an average is what it says it is.
 
-    Its structure; the digest of every byte; its coefficients, from the rule again; whether the checkpoints are the ones
-    recorded; and its values, from the checkpoints by the recursion. The exit code is 0 only if all of it was checked
-    and held.
+    Its structure; every byte of every file, by digests; its coefficients, from the rule again; whether the checkpoints
+    are the ones recorded; and its values, from the checkpoints by the recursion. The exit code is 0 only if all of it
+    was checked and held.
 
     Examples:
 

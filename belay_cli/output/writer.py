@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -190,7 +191,8 @@ class OutputWriter:
     def finish(self, digests: Mapping[str, str]) -> None:
         """Put the digests into the headers, add the files beside the weights, wait until everything is on the disk."""
         with self._errors_named():
-            record = self.record.with_digests(digests)
+            copies = {} if self.target.is_file else self._add_companions()
+            record = self.record.with_copies(copies).with_digests(digests)
             for descriptor, head in zip(self._descriptors, self._plan.headers(record), strict=True):
                 write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                 if self._plan.options.sync:
@@ -199,7 +201,6 @@ class OutputWriter:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._close()
             if not self.target.is_file:
-                self._add_companions()
                 self._add_file(DOCUMENT, record.document())
                 self._add_file(LOCAL, local_document(self._plan.series, source_card(self._plan.series.last)))
                 for name, content in self._plan.indices().items():
@@ -214,7 +215,9 @@ class OutputWriter:
         path.write_bytes(content)
         self._sync_path(path)
 
-    def _add_companions(self) -> None:
+    def _add_companions(self) -> dict[str, str]:
+        """Copy the files beside the weights; returns the digest of each."""
+        digests = {}
         for name in self._plan.copies:
             path = self._directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,14 +225,20 @@ class OutputWriter:
             edited = self._plan.edited.get(name)
             if edited is not None:
                 path.write_bytes(edited)
+                digests[name] = hashlib.sha256(edited).hexdigest()
             else:
-                self._copy(source, path)
+                digests[name] = self._copy(source, path)
             self._sync_path(path)
+        return digests
 
-    def _copy(self, source: AnyPath, path: Path) -> None:
+    def _copy(self, source: AnyPath, path: Path) -> str:
+        digest = hashlib.sha256()
         with open_file(source) as file, path.open("wb") as copy:
             for offset in range(0, file.size, _COPIED):
-                copy.write(file.read_at(offset, min(_COPIED, file.size - offset)))
+                content = file.read_at(offset, min(_COPIED, file.size - offset))
+                copy.write(content)
+                digest.update(content)
+        return digest.hexdigest()
 
     def _sync_path(self, path: Path) -> None:
         if self._plan.options.sync:

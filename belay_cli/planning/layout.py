@@ -13,8 +13,14 @@ from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import UsageError
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning.policies import AVERAGE, DELTA
+from belay_cli.record import HEADER
+from belay_cli.storage.seal import ZEROS, sealed
 
 DEFAULT_SHARD_SIZE = "5GB"
+
+# How a header that is sealed begins, after its length field of 8 bytes; then its seal.
+SEALED_BEGINS = f'{{"__metadata__":{{"{HEADER}":"'.encode()
+SEAL_PLACE = 8 + len(SEALED_BEGINS)
 
 _SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
@@ -130,12 +136,19 @@ def header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> byt
     return len(text).to_bytes(8, "little") + text
 
 
+def sealed_header(tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> bytes:
+    """The same with the SHA-256 of all of it as the first entry of the metadata."""
+    return sealed(header(tensors, {HEADER: ZEROS, **metadata}), SEAL_PLACE)
+
+
 def index(tensors: Sequence[PlannedTensor], shards: Sequence[Shard], folder: str = "") -> bytes:
     """The index of the shards of one folder, in the Hub's form; tensors and shards are those of all."""
     own = [tensor for tensor in tensors if tensor.folder == folder]
     owners = {without(folder, tensor.name): without(folder, shards[tensor.shard].name) for tensor in own}
-    content = {
-        "metadata": {"total_size": sum(shard.nbytes for shard in shards if shard.folder == folder)},
-        "weight_map": dict(sorted(owners.items())),
-    }
+    return index_text(owners, sum(shard.nbytes for shard in shards if shard.folder == folder))
+
+
+def index_text(owners: Mapping[str, str], total: int) -> bytes:
+    """An index: by the name of each tensor the file that holds it, and the bytes of all of them."""
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(owners.items()))}
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

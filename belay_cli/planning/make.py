@@ -312,7 +312,7 @@ def _record_maker(
             policies=asdict(options.policies),
             dtype=options.dtype,
             command=canonical_command(series, rule, options.arguments()),
-            copies=() if target is None or target.is_file else tuple(copies),
+            copies={} if target is None or target.is_file else dict.fromkeys(copies, PLACEHOLDER),
             aliases={name: kept for name, kept in weights.aliases.items() if kept in names},
             components=tuple(folders) if weights.parts else (),
             lora=options.lora,

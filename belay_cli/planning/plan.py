@@ -17,8 +17,8 @@ from belay_cli.planning.buffers import Buffers
 from belay_cli.planning.layout import (
     PlannedTensor,
     Shard,
-    header,
     index,
+    sealed_header,
 )
 from belay_cli.planning.options import PlanOptions
 from belay_cli.planning.policies import AVERAGE, LAST
@@ -118,7 +118,7 @@ class Plan:
         entries = {folder: self.metadata(record, folder) for folder in self.folders}
         parts = [(shard.folder, self.tensors_of(number)) for number, shard in enumerate(self.shards)]
         return [
-            header(part, entries[folder] | record.digest_entry(tensor.name for tensor in part))
+            sealed_header(part, entries[folder] | record.digest_entry(tensor.name for tensor in part))
             for folder, part in parts
         ]
 

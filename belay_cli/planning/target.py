@@ -235,7 +235,7 @@ def _written_by_belay(path: Path) -> WeightFile | None:
 
 def _recorded_copies(names: Any) -> set[str]:
     """Of the names that an output's own record lists as copied, those that can be; none leads outside."""
-    if not isinstance(names, list):
+    if not isinstance(names, list | dict):
         return set()
     plain = [name for name in names if isinstance(name, str) and all(map(is_plain_name, name.split("/")))]
     return {name for name in plain if is_companion(name.rpartition("/")[2])}

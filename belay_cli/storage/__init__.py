@@ -6,4 +6,5 @@ remote      files by URL
 retry       trying a request again
 pieces      tensors that are not one run of bytes
 json_file   JSON from anyone, read only if it is of a size that can be right
+seal        a text that carries the SHA-256 of itself
 """

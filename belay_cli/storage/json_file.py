@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import stat
+from pathlib import Path
 from typing import Any
 
 from belay_cli.errors import CheckpointError
@@ -19,6 +21,8 @@ class JsonError(CheckpointError):
 def read_json(path: AnyPath, largest: int = LARGEST, *, hint: str = "copy or save it again") -> Any:
     """The value in a file of at most `largest` bytes. Raises JsonError, and CheckpointError if it cannot be read."""
     try:
+        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise JsonError("is not a file", file=path)
         if path.stat().st_size > largest:
             raise JsonError(f"is over {largest // 1_000_000} MB, too large for what it should be", file=path)
         return json.loads(path.read_bytes())

@@ -1,11 +1,13 @@
-"""Verify an output: its structure, its digests, its coefficients, and its values by the recursion.
+"""Verify an output: its structure, its bytes, its coefficients, and its values by the recursion.
 
-Three things are independent of what wrote it: the digests are taken again over every byte; the coefficients
-are derived again from the rule; and the values are made again from the checkpoints by the recursion, in
+Three things are independent of what wrote it: the digests are taken again over every byte of every file; the
+coefficients are derived again from the rule; and the values are made again from the checkpoints by the recursion, in
 float64, never by the coefficients.
 
 checks   what is asked, and how far the asking has come
 alone    what can be asked without the checkpoints
+headers  whether the headers are those that were written
+beside   whether the files beside the weights are those that were written
 inputs   whether the checkpoints are those recorded
 values   the values again
 """
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from belay_cli.checkpoints import Series
 from belay_cli.errors import BelayError
-from belay_cli.verification.alone import check_alone, check_headers, recorded, whole_record
+from belay_cli.verification.alone import check_alone, check_unread, recorded, whole_record
+from belay_cli.verification.beside import missing
 from belay_cli.verification.checks import FAILED, HELD, NOT_CHECKED, Check, Counter, Progress
 from belay_cli.verification.inputs import recorded_inputs
 from belay_cli.verification.values import check_values
@@ -27,8 +30,9 @@ __all__ = [
     "NOT_CHECKED",
     "Check",
     "check_alone",
-    "check_headers",
     "check_output",
+    "check_unread",
+    "missing",
     "recorded",
     "whole_record",
 ]

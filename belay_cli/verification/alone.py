@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,10 +12,11 @@ from pathlib import Path
 from belay_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import BelayError, CheckpointError, UsageError
-from belay_cli.record import DOCUMENT, SCHEMA, Record, read_record, told_by
+from belay_cli.record import DOCUMENT, Record, document, document_values, read_record, told_by
 from belay_cli.storage.files import OpenFiles
-from belay_cli.storage.json_file import read_json
+from belay_cli.verification.beside import check_files, content, missing, wrong_copy, wrong_index
 from belay_cli.verification.checks import FAILED, HELD, Check, Counter, Progress
+from belay_cli.verification.headers import check_headers
 
 _AS_IT_IS = Opening(allow_averages=True, as_it_is=True)  # whatever an output is called
 _DIGEST_BYTES = 4 << 20  # read at a time
@@ -28,13 +30,21 @@ def check_alone(
 
     Raises CheckpointError if it cannot be read at all, or has no record.
     """
-    average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
-    records, (structure, record, coefficients) = check_headers(average)
+    try:
+        average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
+    except CheckpointError as error:
+        if wrong := wrong_copy(output):
+            raise CheckpointError(wrong, file=output, hint="make it again from its checkpoints") from error
+        raise
+    records, (structure, record, coefficients) = check_unread(average)
+    if structure.status == HELD and (wrong := wrong_index(average)):
+        structure = Check("structure", FAILED, wrong)
+    headers, files = check_headers(average, records[0]), check_files(average, records[0])
     digests = _check_digests(average, records, threads, Counter(average, progress))
-    return average, records, [structure, record, digests, coefficients]
+    return average, records, [structure, headers, record, files, digests, coefficients]
 
 
-def check_headers(average: Checkpoint) -> tuple[list[Record], tuple[Check, Check, Check]]:
+def check_unread(average: Checkpoint) -> tuple[list[Record], tuple[Check, Check, Check]]:
     """What can be checked without reading a weight: files, record, coefficients. Raises CheckpointError."""
     records = [read_record(file.metadata, str(file.path)) for file in average.files]
     first = records[0]
@@ -53,8 +63,8 @@ def recorded(output: Path) -> Record | None:
 def _check_structure(average: Checkpoint, record: Record) -> Check:
     if average.directory is not None:
         for name in (DOCUMENT, *record.copies):
-            if not (average.directory / name).is_file():
-                return Check("structure", FAILED, f"{name} is missing")
+            if wrong := missing(average.directory, name):
+                return Check("structure", FAILED, f"{name} {wrong}")
     files = f"{len(average.files)} file{'' if len(average.files) == 1 else 's'}"
     return Check("structure", HELD, f"{len(average.tensors)} tensors in {files}")
 
@@ -65,14 +75,18 @@ def _check_record(average: Checkpoint, records: Sequence[Record]) -> Check:
         return Check("record", FAILED, "the files of the output record different averages")
     if average.directory is None:
         return Check("record", HELD, "in the metadata of the file")
+    weights = document_values(told_by(average.files[0].metadata, average.files[0].path), whole_record(records).digests)
     try:
-        told = read_json(average.directory / DOCUMENT)
-    except CheckpointError:
-        return Check("record", FAILED, f"{DOCUMENT} cannot be read")
-    digests = {name: digest for record in records for name, digest in record.digests.items()}
-    weights = {"schema": SCHEMA, **told_by(average.files[0].metadata, average.files[0].path), "digests": digests}
-    if told != weights:
+        written = content(average.directory / DOCUMENT)
+        says_the_same, as_written = json.loads(written) == weights, written == document(weights)
+    except CheckpointError as error:
+        return Check("record", FAILED, f"{DOCUMENT} {error.message}")
+    except (ValueError, RecursionError):
+        return Check("record", FAILED, f"{DOCUMENT} is not valid JSON")
+    if not says_the_same:
         return Check("record", FAILED, f"{DOCUMENT} says something else than the metadata of the weights")
+    if not as_written:
+        return Check("record", FAILED, f"{DOCUMENT} is not what was written")
     return Check("record", HELD, f"{DOCUMENT} and the metadata of the weights agree")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,7 +155,8 @@ def test_configurations_of_other_libraries_go_with_the_average(tmp_path: Path, b
     ran = belay("average", lit_run(tmp_path / "out"), "-o", "avg", "--json")
     assert ran.code == 0
     copied = ["hyperparameters.yaml", "model_config.yaml", "tokenizer.model"]
-    assert json.loads(Path("avg/belay.json").read_text())["copies"] == copied
+    digests = {name: hashlib.sha256(Path("avg", name).read_bytes()).hexdigest() for name in copied}
+    assert list(json.loads(Path("avg/belay.json").read_text())["copies"].items()) == list(digests.items())
     assert Path("avg/model_config.yaml").read_text() == "step: 200\n"
     assert not Path("avg/hf_token.json").exists()
     note = "hf_token.json (a secret by its name) is not copied: copy by hand what a loader needs"
@@ -208,3 +211,15 @@ def test_configurations_above_a_folder_of_weights_are_named(tmp_path: Path) -> N
     report = average([tmp_path / "run"], "avg")
     note = "config.yaml, tokenizer.json are not copied: copy by hand what a loader needs"
     assert report.notes == [note]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have names in Unicode alone")
+def test_a_name_that_is_no_unicode_is_not_copied_and_said(tmp_path: Path, belay: Callable[..., Ran]) -> None:
+    run = make_run(tmp_path / "run")
+    name = os.fsdecode(b"\xff.json")
+    for checkpoint in run.iterdir():
+        (checkpoint / name).write_text("{}")
+    report = average([run], "out")
+    said = "'\\udcff.json' (its name is no Unicode) is not copied: copy by hand what a loader needs"
+    assert said in report.notes
+    assert belay("verify", "out").code == 0

@@ -111,14 +111,14 @@ OF_BELAY = [
 
 def test_without_such_metadata_the_header_is_what_it_was(tmp_path: Path) -> None:
     average(make_files(tmp_path / "in"), "out.safetensors")
-    assert list(header(Path("out.safetensors"))["__metadata__"]) == OF_BELAY
+    assert list(header(Path("out.safetensors"))["__metadata__"]) == ["belay.header", *OF_BELAY]
 
 
 def test_entries_lie_before_those_of_belay_by_name() -> None:
     entries = {"zeta": "1", "alpha": "2", "__proto__": "3", "Über": "4"}
     result(entries, dict(reversed(entries.items())))
     names = list(header(Path("out.safetensors"))["__metadata__"])
-    assert names == ["__proto__", "alpha", "zeta", "Über", *OF_BELAY]
+    assert names == ["belay.header", "__proto__", "alpha", "zeta", "Über", *OF_BELAY]
 
 
 def test_the_order_of_the_checkpoints_entries_changes_no_byte(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_order_of_the_checkpoints_entries_changes_no_byte(tmp_path: Path) ->
     average(series(tmp_path, dict(sorted(entries.items())), entries), "two.safetensors")
     one, two = (header(Path(name)) for name in ("one.safetensors", "two.safetensors"))
     for metadata in (one["__metadata__"], two["__metadata__"]):
-        del metadata["belay.series"]  # the fingerprints are of the headers too
+        del metadata["belay.header"], metadata["belay.series"]  # the fingerprints are of the headers too
     assert list(one["__metadata__"].items()) == list(two["__metadata__"].items())
 
 

@@ -38,7 +38,7 @@ def test_average_without_any_option(tmp_path: Path, belay: Callable[..., Ran]) -
         "  mean lag 126 steps · effective number of checkpoints 3.7",
         "  the last checkpoint stands for the half interval behind it, the others for two halves",
         "",
-        "reads 9.06 kB, writes 4.22 kB, N MB of buffers, cpu with 2 threads",
+        "reads 9.06 kB, writes 4.30 kB, N MB of buffers, cpu with 2 threads",
         "note: seen: integers that differ between checkpoints; those of the last one are taken",
         '  load it:  safetensors.torch.load_file("belay-average.safetensors")',
     ]

@@ -109,6 +109,6 @@ def test_inspect_an_output(tmp_path: Path, belay: Callable[..., Ran], monkeypatc
     ]
     whole = Path("out/belay.json").read_text()
     Path("out/belay.json").write_text(whole[:100])
-    assert "belay: out: belay.json cannot be read" in belay("inspect", "out").err
+    assert "belay: out: belay.json is not valid JSON" in belay("inspect", "out").err
     Path("out/belay.json").write_text(whole.replace("same", "float32", 1))
     assert "belay: out: belay.json says something else than the metadata" in belay("inspect", "out").err

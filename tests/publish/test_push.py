@@ -14,6 +14,7 @@ from belay_cli.publish.destination import MESSAGE
 from tests.conftest import Ran, make_files, make_run
 from tests.fakes.hub import HubServer, Request
 from tests.publish.pushing import FILES, check_whole, published
+from tests.verification.outputs import as_before
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -116,6 +117,26 @@ def test_what_is_downloaded_verifies(
     there = snapshot_download("org/name", cache_dir=tmp_path / "cache")
     ran = belay("verify", there, "--checkpoints", tmp_path / "run", "--sample", "all")
     assert ran.code == 0, ran.out + ran.err
+
+
+def test_a_copy_that_was_changed_on_purpose_is_published_with_a_note(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
+    Path(output, "config.json").write_text('{"architectures": ["Other"]}')
+    ran = belay("push", output, "org/name")
+    assert ran.code == 0
+    said = "config.json is not what was written; belay verify will say so of what is published"
+    assert f"note: {said}" in " ".join(ran.err.split())
+    assert published(server)[1]["config.json"] == b'{"architectures": ["Other"]}'
+
+
+def test_what_an_older_belay_wrote_is_published(
+    server: HubServer, client: None, output: str, belay: Callable[..., Ran]
+) -> None:
+    as_before(Path(output))
+    ran = belay("push", output, "org/name")
+    assert (ran.code, "note: " in ran.err) == (0, False)
+    check_whole(server)
 
 
 def test_a_single_file_is_published_with_its_record(

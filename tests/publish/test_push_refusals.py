@@ -178,6 +178,8 @@ def test_nothing_outside_the_output_is_uploaded(
         lambda: Path("out/model-00002-of-00002.safetensors").unlink(),
         lambda: flip(Path("out/model-00001-of-00002.safetensors")),
         lambda: cut(Path("out/model-00001-of-00002.safetensors")),
+        lambda: spaced(Path("out/model.safetensors.index.json")),
+        lambda: spaced(Path("out/belay.json")),
     ],
 )
 def test_what_is_not_whole_is_not_published(
@@ -194,6 +196,10 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
     path.write_bytes(content)
+
+
+def spaced(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\n", 1))
 
 
 def cut(path: Path) -> None:
@@ -234,7 +240,7 @@ def test_average_and_push_in_one(server: HubServer, client: None, belay: Callabl
     assert ran.code == 0, ran.err
     assert ran.json["published"]["status"] == "committed"
     assert set(published(server)[1]) >= {"model.safetensors", "README.md"}
-    assert json.loads(published(server)[1]["belay.json"])["schema"] == 1
+    assert json.loads(published(server)[1]["belay.json"])["schema"] == 2
 
 
 def test_a_bad_token_is_known_before_any_work(

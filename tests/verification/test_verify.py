@@ -25,7 +25,7 @@ from belay_cli.verification.values import BLOCK, blocks
 from tests.conftest import Ran, make_files, make_run, tensors
 from tests.engine.test_replay import RULES
 
-NAMES = ["structure", "record", "digests", "coefficients", "inputs", "values"]
+NAMES = ["structure", "headers", "record", "files", "digests", "coefficients", "inputs", "values"]
 
 
 @pytest.mark.parametrize("rule", [*RULES, Ema(debias=True), Belay(inertia=0.3)])
@@ -109,7 +109,9 @@ def test_a_changed_rule_is_found(tmp_path: Path, belay: Callable[..., Ran]) -> N
     ran = belay("verify", "out.safetensors", "--checkpoints", tmp_path, "--json")
     assert {check["name"]: check["status"] for check in ran.json["checks"]} == {
         "structure": "held",
+        "headers": "failed",
         "record": "held",
+        "files": "held",
         "digests": "held",
         "coefficients": "failed",
         "inputs": "held",
