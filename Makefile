@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 KERNEL := $(wildcard belay_cli/engine/kernel/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize coverage check format docs transcripts bench evidence clean
+.PHONY: help demo test sanitize crash coverage check format docs transcripts bench evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ sanitize: $(READY)  ## the kernel and its tests with the sanitizers of the C com
 	    $(filter %.c,$(KERNEL)) -o $(SANITIZED)
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	    $(BIN)/python tests/engine/sanitized.py $(SANITIZED) --numprocesses 0 tests/engine/test_arithmetic.py
+
+crash: $(READY)  ## break every system call of a run in every way, and look at what is left; Linux, some 20 minutes
+	$(BIN)/python -m tests.crash --processes 20 --moments 200
 
 coverage: $(READY)  ## the suite, and which lines and branches it does not reach
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
