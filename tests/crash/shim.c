@@ -22,11 +22,11 @@
 
 #define OURS __attribute__((visibility("default")))
 
-enum fate { GO_ON, FAIL, HALF, DIE_AFTER };
+enum fate { GO_ON, FAIL, FAIL_AFTER, HALF, DIE_AFTER };
 
 static struct {
     int armed, log, reads, error, stays;
-    long at;
+    long at, next;  /* next: how many calls later one more fails */
     char under[PATH_MAX], inputs[PATH_MAX], kind[32], without[128];
 } crash;
 static long changes, reads;  /* counted by all threads */
@@ -57,9 +57,9 @@ static int error_of(const char *kind)
     return 0;
 }
 
-/* Kinds: count, kill-before, kill-after, ENOSPC, EIO, EACCES (with -on: that call and all after it), short, fill,
- * SIGINT, SIGTERM, SIGINT+SIGTERM; read-EIO and read-short for reads. `without` lists calls that this file system does
- * not have. */
+/* Kinds: count, kill-before, kill-after, ENOSPC, EIO, EACCES (with -on: that call and all after it; with +1: that
+ * call and the next; with -after: it fails though it has done its work), short, fill, SIGINT, SIGTERM, SIGINT+SIGTERM;
+ * read-EIO and read-short for reads. `without` lists calls that this file system does not have. */
 OURS void crash_arm(const char *under, const char *kind, long at, const char *inputs, const char *without,
                     const char *log)
 {
@@ -71,6 +71,7 @@ OURS void crash_arm(const char *under, const char *kind, long at, const char *in
     crash.stays = strstr(kind, "-on") != NULL;
     crash.error = error_of(kind);
     crash.at = at;
+    crash.next = strchr(kind, '+') ? atol(strchr(kind, '+')) : 0;
     crash.log = -1;
     if (log && *log) {
         REAL(open64);
@@ -165,13 +166,14 @@ static enum fate decide(const char *name, int is_read)
     long number = __atomic_add_fetch(is_read ? &reads : &changes, 1, __ATOMIC_SEQ_CST);
     say(name, is_read ? -number : number);
     errno = before;
-    if (is_read != crash.reads || number < crash.at || !crash.at || (number > crash.at && !crash.stays))
+    int due = number == crash.at || (number > crash.at && (crash.stays || number == crash.at + crash.next));
+    if (is_read != crash.reads || !crash.at || !due)
         return GO_ON;
     if (crash.error) {
         if (crash.stays && crash.error == ENOSPC && !takes_room(name))
             return GO_ON;
         errno = crash.error;
-        return FAIL;
+        return strstr(crash.kind, "-after") ? FAIL_AFTER : FAIL;
     }
     if (!strcmp(crash.kind, "kill-before"))
         kill(getpid(), SIGKILL);
@@ -198,6 +200,10 @@ static enum fate decide(const char *name, int is_read)
     __typeof__(real arguments) result = real arguments;                                                                \
     if (fate == DIE_AFTER)                                                                                             \
         kill(getpid(), SIGKILL);                                                                                       \
+    if (fate == FAIL_AFTER) {                                                                                          \
+        errno = crash.error;                                                                                           \
+        return -1;                                                                                                     \
+    }                                                                                                                  \
     return result
 
 #define CHANGE(name, parameters, arguments, watched)                                                                   \
@@ -241,7 +247,7 @@ OURS int posix_fallocate64(int d, off64_t from, off64_t size)
     int result = real(d, from, size);
     if (fate == DIE_AFTER)
         kill(getpid(), SIGKILL);
-    return result;
+    return fate == FAIL_AFTER ? crash.error : result;
 }
 
 #define MODE                                                                                                           \
@@ -249,7 +255,7 @@ OURS int posix_fallocate64(int d, off64_t from, off64_t size)
     va_start(rest, flags);                                                                                             \
     mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;                                            \
     va_end(rest)
-#define MAKES (flags & (O_CREAT | O_TRUNC))
+#define MAKES ((flags & (O_CREAT | O_TRUNC)) || (flags & O_TMPFILE) == O_TMPFILE)
 
 OURS int open(const char *path, int flags, ...)
 {

@@ -13,11 +13,13 @@ from pathlib import Path
 KILLS = ("kill-before", "kill-after")
 ERRORS = ("ENOSPC", "EIO", "EACCES")
 LASTING = ("ENOSPC-on", "EIO-on")  # that call and all after it: a disk that is full, a disk that is gone
+TWICE = ("EIO+1", "EIO+2", "EIO+3", "EIO+5")  # one more fails so many calls later, often what was to put things right
+DONE = ("EIO-after",)  # the call has done its work and says that it failed: a reply that was lost on a network
 SHORT = ("short",)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGINT+SIGTERM")
 READS = ("read-EIO", "read-short")
 FILL = ("fill",)  # the disk has no room from that call on
-KINDS = (*KILLS, *ERRORS, *LASTING, *SHORT, *SIGNALS, *READS)
+KINDS = (*KILLS, *ERRORS, *LASTING, *TWICE, *DONE, *SHORT, *SIGNALS, *READS)
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 WORKS_HERE = sys.platform == "linux" and COMPILER is not None
@@ -82,4 +84,6 @@ def may_break(call: Call, kind: str) -> bool:
     """Whether this kind of fault can meet that call."""
     if kind in READS:
         return call.number < 0
+    if kind in DONE and not call.moves:
+        return False
     return call.number > 0 and (kind not in SHORT or "write" in call.name or call.name == "copy_file_range")

@@ -81,6 +81,8 @@ def test_every_change_is_counted(made: Path, tmp_path: Path) -> None:
         ("kill-before", 1, -9, []),
         ("kill-after", 1, -9, ["folder"]),
         ("ENOSPC", 1, 1, []),
+        ("EIO-after", 1, 1, ["folder"]),
+        ("EIO+1", 1, 1, []),
         ("EIO", 2, 1, ["folder"]),
         ("ENOSPC-on", 2, 1, ["folder"]),
         ("SIGTERM", 2, -15, ["folder"]),
