@@ -31,8 +31,8 @@ sanitize: $(READY)  ## the kernel and its tests with the sanitizers of the C com
 	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
 	    $(BIN)/python tests/engine/sanitized.py $(SANITIZED) --numprocesses 0 tests/engine/test_arithmetic.py
 
-crash: $(READY)  ## break every system call of a run in every way, and look at what is left; Linux, some 20 minutes
-	$(BIN)/python -m tests.crash --processes 20 --moments 200
+crash: $(READY)  ## break every system call of a run in every way, and look at what is left; Linux, some 40 minutes
+	$(BIN)/python -m tests.crash --processes 20 --moments 50
 
 coverage: $(READY)  ## the suite, and which lines and branches it does not reach
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
