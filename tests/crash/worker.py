@@ -215,12 +215,15 @@ def work(job: Job) -> Result:
     return result
 
 
+_ROOT = Path(__file__).parents[2]  # where the tests are found, whatever the current directory is
+
+
 def start(job: Job) -> Result:
     """A worker of its own, and what it found."""
     command = [sys.executable, "-m", "tests.crash.worker"]
     if SITUATIONS[job.situation].small_disk and _own_mounts():
         command = ["unshare", "--mount", *command]
-    environment = os.environ | {"LD_PRELOAD": job.library, "COLUMNS": "80"}
+    environment = os.environ | {"LD_PRELOAD": job.library, "COLUMNS": "80", "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(
         command, input=json.dumps(asdict(job)), env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
