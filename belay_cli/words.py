@@ -40,6 +40,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def about(seconds: float) -> str:
+    """`0.1 s` at the least, `1.3 s`, `12 s`, `3 min`: as an estimate of a run is said."""
+    return f"{max(seconds, 0.1):.1f} s" if seconds < 9.95 else duration(seconds)
+
+
 def clock(seconds: float) -> str:
     """`0:12`, `12:05`, `1:02:05`."""
     whole = round(seconds)

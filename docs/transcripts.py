@@ -53,8 +53,8 @@ NOT_RUN = ("git clone", "cd ", "pip install", "make ", "hf auth login", "pre-com
 
 # What differs between machines, or from run to run.
 _OF_THE_MACHINE = (
+    r"\d+ threads?(, about [\d.]+ \w+ here)?",
     r"\d+(\.\d+)?(?= s\b)",
-    r"\d+ threads?",
     r"[\d.]+ [kMG]?B(?= of (buffers|memory))",
     r"[\d.]+ [kMG]?B/s",
     r"(?<= s · )(cpu|cuda).*",

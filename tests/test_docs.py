@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer.main
 import yaml
+from scale_tables import tables
 
 from belay_cli import __version__
 from belay_cli.cli import build
@@ -82,6 +83,8 @@ def test_a_page_that_is_not_true_is_written_anew(tmp_path: Path) -> None:
     [
         ("in 2.6 s", "in 11 s", True),
         ("cpu with 2 threads", "cpu with 16 threads", True),
+        ("cpu with 2 threads, about 0.1 s here", "cpu with 16 threads, about 2 min here", True),
+        ("cpu with 2 threads, about 0.1 s here", "cpu with 1 thread", True),
         ("3.35 MB of buffers", "150 MB of buffers", True),
         ("loss 0.1327", "loss 0.1328", True),
         ("reads 1.37 MB", "reads 1.38 MB", False),
@@ -91,6 +94,11 @@ def test_a_page_that_is_not_true_is_written_anew(tmp_path: Path) -> None:
 )
 def test_only_what_is_of_the_machine_may_differ(one: str, other: str, same: bool) -> None:
     assert transcripts.same(one, other) is same
+
+
+def test_the_tables_of_other_machines_are_what_the_model_says() -> None:
+    for table in tables():
+        assert table in TEXTS["docs/scale.md"], "python benchmarks/scale.py --table"
 
 
 def test_the_readme_is_short() -> None:

@@ -7,6 +7,7 @@ tries      the candidates of a sweep with their rules for one series
 inspect    what checkpoints are, and whether they are one series
 verify     an output against its record and its checkpoints
 push       an output on the Hub
+estimate   how long a plan takes here
 report     what was done, from a plan and a run
 keywords   the options that these take, as types
 """

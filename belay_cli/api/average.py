@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from belay_cli import words
+from belay_cli.api.estimate import estimated
 from belay_cli.api.keywords import PathLike, PlanKeywords, plan_options
 from belay_cli.api.report import Done, report
 from belay_cli.checkpoints import Selection, Series, find_series
@@ -24,6 +25,7 @@ from belay_cli.engine.ranks import Alone, Ranks
 from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
+from belay_cli.planning.estimate import Estimate
 from belay_cli.planning.target import default_output
 from belay_cli.planning.warnings import differing_notes, identical_warnings
 from belay_cli.rules import Rule, asked, with_weights
@@ -110,11 +112,13 @@ def plan(
 ) -> Report:
     """What `average` would do with the same options, from headers alone; the output may be there already.
 
+    How long it would take here is told by a sample of at most 64 MB of a large series.
+
     Raises UsageError for options that cannot be, and another BelayError for what is wrong with the series.
     """
     selection, planned = plan_options(options)
     made = prepare(checkpoints, [asked(method)], [output], selection, planned, Nobody(), look_only=True)
-    return report("plan", made, made.outputs[0])
+    return report("plan", made, made.outputs[0], estimate=estimated(made))
 
 
 def averages(
@@ -219,10 +223,12 @@ def run(
     hears: Listener,
     marks: Fingerprints | None = None,
     ranks: Ranks = Alone(),  # noqa: B008
+    estimate: Estimate | None = None,
 ) -> list[Report]:
     """Run a plan; a report an output. The listener hears what only the content shows, before weights are read.
 
-    marks: what took the fingerprints of the checkpoints while it was planned; ranks: who helps, see `assist`.
+    marks: what took the fingerprints of the checkpoints while it was planned; ranks: who helps, see `assist`;
+    estimate: what was said of its time.
     """
     began = time.monotonic()
     with ThreadPoolExecutor(1) as beside:
@@ -238,7 +244,8 @@ def run(
     ran = _written(plan, found, hears, ranks)
     done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
     return [
-        report("average", plan, output, done, lost) for output, lost in zip(plan.outputs, ran.discarded, strict=True)
+        report("average", plan, output, done, lost, estimate)
+        for output, lost in zip(plan.outputs, ran.discarded, strict=True)
     ]
 
 

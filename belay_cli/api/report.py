@@ -8,6 +8,7 @@ from pathlib import Path
 
 from belay_cli._version import __version__
 from belay_cli.planning import Plan, PlannedOutput
+from belay_cli.planning.estimate import Estimate
 from belay_cli.planning.plan import TORCH
 from belay_cli.show.report import CheckpointReport, FileReport, Report, TensorCounts
 from belay_cli.show.screens import plan_lines
@@ -30,10 +31,15 @@ def report(
     output: PlannedOutput,
     done: Done | None = None,
     discarded: float | None = None,
+    estimate: Estimate | None = None,
 ) -> Report:
-    """The report of one output of a plan, which has a target; after a run with what it knows."""
+    """The report of one output of a plan, which has a target; after a run with what it knows.
+
+    estimate: how long it was, or is, expected to take.
+    """
     files = plan.files(output)
-    lines = plan_lines(plan, [output], done.device if done else None, width=None, unicode=True)
+    ahead = None if done else estimate
+    lines = plan_lines(plan, [output], done.device if done else None, ahead, width=None, unicode=True)
     actions = [tensor.action for tensor in plan.tensors]
     return Report(
         command=command,
@@ -66,6 +72,7 @@ def report(
         warnings=[*plan.warnings, *(done.warnings if done else ())],
         notes=[*plan.series.notes, *(done.notes if done else ())],
         discarded_energy=discarded,
+        estimate=estimate,
         text="\n".join(line.plain for line in lines),
     )
 

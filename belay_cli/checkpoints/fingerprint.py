@@ -30,6 +30,11 @@ def file_fingerprint(file: StoredFile) -> str:
     return digest.hexdigest()
 
 
+def fingerprinted_bytes(file: StoredFile) -> int:
+    """How many bytes of a file its fingerprint takes."""
+    return file.data_start + sum(count for _, count in _blocks(file.data_start, file.size - file.data_start))
+
+
 def _blocks(start: int, data: int) -> list[tuple[int, int]]:
     if data <= BLOCKS * BLOCK_BYTES:
         return [(start, data)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from belay_cli.api import average as averaging
+from belay_cli.api.estimate import estimated
 from belay_cli.api.report import report
 from belay_cli.checkpoints import Selection
 from belay_cli.checkpoints.fingerprint import Fingerprints
@@ -112,8 +113,9 @@ def _average(
         publication = _publication(publishing, console)
         if publication:
             publication.look()  # what is wrong there is said before the work
-        console.show_plan(plan, result=False)
-        (done,) = averaging.run(plan, console, marks, ranks)
+        estimate = None if screen.quiet or ranks.count > 1 else estimated(plan)
+        console.show_plan(plan, estimate, result=False)
+        (done,) = averaging.run(plan, console, marks, ranks, estimate)
     if summary:
         console.note(summaries.append(summary, summaries.of_average(plan, done)))
     published = None
@@ -136,7 +138,8 @@ def plan(
 ) -> None:
     """Show what `belay average` would do with the same options.
 
-    Reads headers only, no weight. What is wrong with the series or the options is said here already.
+    Decided from headers alone. What is wrong with the series or the options is said here already. How
+    long it takes here is told by a sample: of a large series at most 64 MB are read.
 
     Examples:
 
@@ -172,10 +175,11 @@ def _publication(publishing: Publishing, console: Console) -> Publication | None
 
 
 def _show(console: Console, command: str, plan: Plan, screen: Screen) -> None:
+    estimate = None if screen.quiet else estimated(plan)
     if screen.json:
-        console.json(report(command, plan, plan.outputs[0]).to_json())
+        console.json(report(command, plan, plan.outputs[0], estimate=estimate).to_json())
     else:
-        console.show_plan(plan, result=True)
+        console.show_plan(plan, estimate, result=True)
 
 
 def _draw(console: Console, plan: Plan, path: Path) -> None:

@@ -18,5 +18,6 @@ ranks        processes that run a plan together
 distributed  those that torchrun or Slurm started
 checksum     CRC-32
 device       the device that a replay runs on
+probe        what this machine does in a second
 stream       a plan, run from the first read to the last write
 """

@@ -10,6 +10,7 @@ layout      which tensor lies in which file of the output, and where
 target      what stands where the output is to go
 buffers     threads, chunks and memory
 gpu         whether one pays
+estimate    how long a run takes
 configs     configurations that are copied with an edit
 statistics  tensors that belong to one set of weights, and the mends
 warnings    what a person should know before trusting the average

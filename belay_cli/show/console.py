@@ -16,6 +16,7 @@ from rich.text import Text
 from belay_cli import words
 from belay_cli.errors import BelayError
 from belay_cli.planning import Plan
+from belay_cli.planning.estimate import Estimate
 from belay_cli.show.folding import fold
 from belay_cli.show.log import Log
 from belay_cli.show.progress import Display, Phase, can_draw
@@ -81,13 +82,14 @@ class Console:
         """A whole screen as a result: what `lines` makes for the width of this terminal."""
         self._show(lines(width=_width(self._out), unicode=_unicode(self._out), **more))
 
-    def show_plan(self, plan: Plan, *, result: bool) -> None:
+    def show_plan(self, plan: Plan, estimate: Estimate | None = None, *, result: bool) -> None:
         """The tables of a plan: the result of `belay plan`, an announcement of `belay average`."""
         screen = self._out if result else self._err
         if self._shows:
-            _print(screen, plan_lines(plan, plan.outputs, width=_width(screen), unicode=_unicode(screen)))
+            width, unicode = _width(screen), _unicode(screen)
+            _print(screen, plan_lines(plan, plan.outputs, estimate=estimate, width=width, unicode=unicode))
         if not result:
-            self._write_log(plan_lines(plan, plan.outputs, width=None, unicode=True))
+            self._write_log(plan_lines(plan, plan.outputs, estimate=estimate, width=None, unicode=True))
         for note in plan.series.notes:
             self.note(note)
         for warning in plan.warnings:

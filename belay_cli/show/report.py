@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from belay_cli import words
+from belay_cli.planning.estimate import Estimate
 from belay_cli.rules import Parameters, Summary
 
 
@@ -61,7 +62,8 @@ class Report(Shown):
 
     What only a finished run knows (`seconds`, `peak_memory`, the device if it was left to belay) is None in a plan.
     `rule` has its method, unit and parameters. `discarded_energy`: of adapters averaged as updates, the most that any
-    lost to its rank, √(Σ cut σ² / Σ σ²).
+    lost to its rank, √(Σ cut σ² / Σ σ²). `estimate`: how long it was expected to take here, in all and by part; None
+    where that cannot be told, or nobody asked: `average` in Python does not.
     """
 
     command: str
@@ -83,6 +85,7 @@ class Report(Shown):
     warnings: list[str]
     notes: list[str]
     discarded_energy: float | None
+    estimate: Estimate | None = None
     text: str = field(repr=False, compare=False, default="")
 
     def to_json(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from belay_cli import words
 from belay_cli.planning import Plan, PlannedOutput
+from belay_cli.planning.estimate import Estimate
 from belay_cli.record import Record
 from belay_cli.show import sentences
 from belay_cli.show.loading import load_line
@@ -20,11 +21,17 @@ from belay_cli.show.tables import columns, weight_rows
 
 
 def plan_lines(
-    plan: Plan, outputs: Sequence[PlannedOutput], device: str | None = None, *, width: int | None, unicode: bool
+    plan: Plan,
+    outputs: Sequence[PlannedOutput],
+    device: str | None = None,
+    estimate: Estimate | None = None,
+    *,
+    width: int | None,
+    unicode: bool,
 ) -> Iterator[Text]:
     """Everything a person must know to trust averages of a plan, in the order in which it matters.
 
-    device: what it ran on, if it ran.
+    device: what it ran on, if it ran. estimate: how long it will take, if it did not and that is known.
     """
     yield _headed(sentences.series_line(plan, _longest(width)), plan.series.name)
     for output in outputs:
@@ -33,7 +40,7 @@ def plan_lines(
             place = output.target.path if output.target else "in memory"
             yield Text(words.printable(str(place)), style=STRONG)
         yield from _rule_lines(plan, output, width, unicode)
-    yield Text(sentences.work_line(plan, device))
+    yield Text(sentences.work_line(plan, device, estimate))
 
 
 def _rule_lines(plan: Plan, output: PlannedOutput, width: int | None, unicode: bool) -> Iterator[Text]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from belay_cli import words
 from belay_cli.formats.dtypes import DTYPES
 from belay_cli.planning import Plan
+from belay_cli.planning.estimate import Estimate
 from belay_cli.planning.gpu import gpu_pays
 from belay_cli.rules import Rule
 from belay_cli.show.folding import shorten_all
@@ -66,16 +67,18 @@ def lag(mean_lag: float, unit: str) -> str:
     return f"{words.three_digits(mean_lag)} {unit}s"
 
 
-def work_line(plan: Plan, ran_on: str | None = None) -> str:
-    """`reads 6.95 GB, writes 0.58 GB, 150 MB of buffers, cpu with 2 threads`."""
+def work_line(plan: Plan, ran_on: str | None = None, estimate: Estimate | None = None) -> str:
+    """`reads 6.95 GB, writes 0.58 GB, 150 MB of buffers, cpu with 2 threads, about 1.3 s here`."""
     asked = plan.options.device
     if asked == "auto":
         pays = "CUDA if there is one, since the arithmetic takes longer than reading, else "
         asked = (pays if gpu_pays(plan) else "") + "cpu"
     device = ran_on or asked
+    takes = f", about {words.about(estimate.seconds)} here" if estimate else ""
     return (
         f"reads {words.size(plan.bytes_read)}, writes {words.size(plan.bytes_written)}, "
-        f"{words.size(plan.buffers.nbytes)} of buffers, {device} with {words.plural(plan.buffers.threads, 'thread')}"
+        f"{words.size(plan.buffers.nbytes)} of buffers, "
+        f"{device} with {words.plural(plan.buffers.threads, 'thread')}{takes}"
     )
 
 

@@ -21,6 +21,7 @@ from belay_cli.api.keywords import plan_options
 from belay_cli.engine import device
 from belay_cli.engine.kernel import KERNELS
 from belay_cli.planning import Plan
+from belay_cli.planning.estimate import Estimate
 from belay_cli.planning.gpu import gpu_pays
 from belay_cli.show.listener import Nobody
 from belay_cli.show.sentences import work_line
@@ -51,6 +52,8 @@ def test_a_gpu_pays_where_arithmetic_takes_longer_than_reading(tmp_path: Path) -
 
 def test_what_is_said_of_it(tmp_path: Path) -> None:
     assert work_line(planned(tmp_path)).endswith(" of buffers, cpu with 2 threads")
+    soon = work_line(planned(tmp_path), estimate=Estimate(1.26, {}))
+    assert soon.endswith(" of buffers, cpu with 2 threads, about 1.3 s here")
     assert work_line(planned(tmp_path, outputs=64, elements=10**11)).endswith(
         " of buffers, CUDA if there is one, since the arithmetic takes longer than reading, else cpu with 2 threads"
     )

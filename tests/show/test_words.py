@@ -37,3 +37,19 @@ def test_what_is_done_of_all(done: int, total: int, expected: str) -> None:
 def test_times(seconds: float, said: str, clock: str) -> None:
     assert words.duration(seconds) == said
     assert words.clock(seconds) == clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "0.1 s"),
+        (0.24, "0.2 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (99.4, "99 s"),
+        (600, "10 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_about_how_long_a_run_takes(seconds: float, said: str) -> None:
+    assert words.about(seconds) == said
