@@ -33,6 +33,7 @@ sanitize: $(READY)  ## the kernel and its tests with the sanitizers of the C com
 
 crash: $(READY)  ## break every system call of a run in every way, and look at what is left; Linux, some 40 minutes
 	$(BIN)/python -m tests.crash --processes 20 --moments 50
+	$(BIN)/python -m tests.crash.ranks 20
 
 coverage: $(READY)  ## the suite, and which lines and branches it does not reach
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

@@ -242,7 +242,7 @@ def run(
         hears.note(text)
     plan, found = ranks.from_first((_for_all(plan), found))
     ran = _written(plan, found, hears, ranks)
-    done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes)
+    done = Done(ran.device, ran.engine, time.monotonic() - began, warnings, notes, ranks.count)
     return [
         report("average", plan, output, done, lost, estimate)
         for output, lost in zip(plan.outputs, ran.discarded, strict=True)

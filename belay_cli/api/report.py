@@ -23,6 +23,7 @@ class Done:
     seconds: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    processes: int = 1
 
 
 def report(
@@ -47,6 +48,7 @@ def report(
         device=done.device if done else (None if plan.options.device == "auto" else plan.options.device),
         engine=done.engine if done else TORCH if plan.options.device.startswith("cuda") else plan.engine,
         threads=plan.buffers.threads,
+        processes=done.processes if done else 1,
         output=str(output.target.path) if output.target else "",
         seconds=done.seconds if done else None,
         rule={"method": output.rule.method, "unit": plan.series.unit, **output.rule.parameters()},

@@ -21,6 +21,7 @@ from typing import Any
 from belay_cli.checkpoints.components import LISTS
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import CheckpointError, OutputError
+from belay_cli.formats import SUFFIX
 from belay_cli.output.renaming import exchange, rename_new
 from belay_cli.output.workplace import Workplace, left_for, sync
 from belay_cli.planning.target import Target, all_files
@@ -171,10 +172,15 @@ def _read_moves(workplace: Workplace) -> dict[str, Any]:
 
 
 def _leaves(name: str) -> int:
-    """When a file of an older output steps aside: what lists its models or shards first, its record last."""
+    """When a file of an older output steps aside: first what loaders look for, by which they find the rest.
+
+    That is the list of models or shards, or the weights themselves; the record of whose files these are is last.
+    """
     if name in LISTS:
         return 0
-    return 1 if name.endswith(INDEX_SUFFIX) else 3 if name == DOCUMENT else 2
+    if name.endswith(INDEX_SUFFIX):
+        return 1
+    return 2 if name.endswith(SUFFIX) else 4 if name == DOCUMENT else 3
 
 
 def _remove_empty_folders(directory: Path, names: Iterable[str]) -> None:

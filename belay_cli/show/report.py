@@ -61,9 +61,10 @@ class Report(Shown):
     """One average.
 
     What only a finished run knows (`seconds`, `peak_memory`, the device if it was left to belay) is None in a plan.
-    `rule` has its method, unit and parameters. `discarded_energy`: of adapters averaged as updates, the most that any
-    lost to its rank, √(Σ cut σ² / Σ σ²). `estimate`: how long it was expected to take here, in all and by part; None
-    where that cannot be told, or nobody asked: `average` in Python does not.
+    `processes` worked together, each with `threads`. `rule` has its method, unit and parameters. `discarded_energy`: of
+    adapters averaged as updates, the most that any lost to its rank, √(Σ cut σ² / Σ σ²). `estimate`: how long it was
+    expected to take here, in all and by part; None where that cannot be told, or nobody asked: `average` in Python does
+    not.
     """
 
     command: str
@@ -71,6 +72,7 @@ class Report(Shown):
     device: str | None
     engine: str
     threads: int
+    processes: int
     output: str
     seconds: float | None
     rule: Parameters

@@ -97,7 +97,7 @@ def finished_line(done: Report, *, unicode: bool) -> Text:
     if done.discarded_energy is not None:
         wrote += f", at most {done.discarded_energy:.2%} of an update's energy discarded"
     device = done.device or "cpu"
-    result = f"  {wrote} · {sentences.engine(device, done.threads, _gpu(device))}"
+    result = f"  {wrote} · {sentences.engine(device, done.threads, _gpu(device), done.processes)}"
     return Text.assemble((f"{_mark(unicode)} ", DONE), (words.printable(done.output), STRONG), result)
 
 

@@ -82,8 +82,11 @@ def work_line(plan: Plan, ran_on: str | None = None, estimate: Estimate | None =
     )
 
 
-def engine(device: str, threads: int, gpu: str | None = None) -> str:
+def engine(device: str, threads: int, gpu: str | None = None, processes: int = 1) -> str:
     """What ran: `cpu, 2 threads`, or `cuda:0 (NVIDIA H100)`. gpu: the name that its maker gave it."""
+    if processes > 1:
+        kind = device.partition(":")[0]
+        return f"{kind}, {processes} processes, each with {words.plural(threads, 'thread')}"
     if device == "cpu":
         return f"cpu, {words.plural(threads, 'thread')}"
     return f"{device} ({gpu})" if gpu else device

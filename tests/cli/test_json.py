@@ -18,6 +18,7 @@ REPORT = {
     "device": str,
     "engine": str,
     "threads": int,
+    "processes": int,
     "output": str,
     "seconds": float,
     "rule": dict,
