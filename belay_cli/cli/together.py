@@ -10,7 +10,7 @@ import typer
 
 from belay_cli.engine.distributed import Together, launched
 from belay_cli.engine.ranks import Alone
-from belay_cli.errors import LostRank
+from belay_cli.errors import LostRank, Terminated
 
 
 def is_helper() -> bool:
@@ -31,8 +31,13 @@ def together() -> Iterator[Alone | Together]:
         return
     ranks = Together(here)
     try:
-        yield ranks
+        try:
+            yield ranks
+        except Terminated:
+            ranks.check(look=True)  # whoever ends the rest of a job does so because one of it has ended
+            raise
     except LostRank as error:
+        ranks.linger()
         if not ranks.speaks:
             raise typer.Exit(1) from error  # said once, not by all
         raise

@@ -120,9 +120,16 @@ class Together:
         self.number, self.count, self.local, self._here = here.number, here.count, here.local, here
         self._turn = 0
         self._lost: str | None = None
+        self._neighbours: dict[int, int] = {}
+        self._neighbours_known = False
         self._over = threading.Event()
         try:
             self._store, self._watched = _store(here), _store(here, joins=True)
+            self._introduce()
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+            self._neighbours = self._find_neighbours()
+            self._neighbours_known = True
             dist.init_process_group(
                 "gloo",
                 store=dist.PrefixStore("gloo", self._store),  # type: ignore[attr-defined]
@@ -131,14 +138,11 @@ class Together:
                 timeout=timedelta(seconds=_MEETING),
             )
         except (RuntimeError, ValueError) as error:
+            self.check(look=True)
             raise LostRank(
                 f"process {self.number} of {self.count} did not meet the others at {here.address}:{here.port}",
                 hint=f"{' '.join(str(error).split())[:160]}",
             ) from error
-        self._introduce()
-        self._neighbours = self._find_neighbours()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
 
     @property
     def threads(self) -> int:
@@ -151,12 +155,12 @@ class Together:
 
     def _name(self, number: int) -> str:
         """A process as people find it."""
-        host, _, process = self._store.get(f"who/{number}").decode().partition(" ")
+        host, _, process = self._watched.get(f"who/{number}").decode().partition(" ")
         return f"rank {number} (process {process} on {host})"
 
     def _find_neighbours(self) -> dict[int, int]:
-        """Rank -> process, of those on this machine."""
-        self._wait([f"who/{number}" for number in range(self.count)])
+        """Rank -> process, of those on this machine, once all have come. Raises LostRank if they do not."""
+        self._wait([f"who/{number}" for number in range(self.count)], _MEETING)
         told = [self._store.get(f"who/{number}").decode().rpartition(" ") for number in range(self.count)]
         host = socket.gethostname()
         return {n: int(who) for n, (where, _, who) in enumerate(told) if where == host and n != self.number}
@@ -205,11 +209,13 @@ class Together:
         except RuntimeError as error:
             self._gone(error)
 
-    def _wait(self, keys: list[str]) -> None:
-        """Until all of these are in the store."""
-        pause = _POLL
+    def _wait(self, keys: list[str], seconds: float = float("inf")) -> None:
+        """Until all of these are in the store. Raises ValueError after so many seconds."""
+        pause, began = _POLL, time.monotonic()
         while True:
             self.check()
+            if time.monotonic() - began > seconds:
+                raise ValueError(f"not all came within {seconds:.0f} s")
             try:
                 if self._store.check(keys):
                     return
@@ -237,9 +243,16 @@ class Together:
         self._over.set()
         with contextlib.suppress(RuntimeError):
             self._report(f"{self._name(self.number)}: {str(error) or type(error).__name__.lower()}")
+        self.linger()
+
+    def linger(self) -> None:
+        """Let the others hear what is known: the first, at which they meet, goes when they have had the time."""
+        if self.number == 0:
+            time.sleep(2 * _BEAT)
 
     def _report(self, text: str) -> None:
-        found = self._store.compare_set("lost", "", text).decode()
+        # By a connection of its own: on the other one somebody may be waiting for whoever is gone.
+        found = self._watched.compare_set("lost", "", text).decode()
         self._lost = self._lost or found or text
 
     @property
@@ -265,7 +278,7 @@ class Together:
         """Give signs of life, and look for those of the others; end the process if it does not end by itself."""
         beats = 0
         heard: dict[int, tuple[bytes, float]] = {}
-        followed = range(1, self.count) if self.number == 0 else [0]
+        followed = list(range(1, self.count)) if self.number == 0 else [0]
         while not self._over.wait(_BEAT) and self._lost is None:
             beats += 1
             try:
@@ -284,11 +297,12 @@ class Together:
             os.write(2, f"belay: {self._lost}\n".encode() if self.speaks else b"")
             os._exit(1)  # it waits for something that will not come
 
-    def _listen(self, followed: Any, heard: dict[int, tuple[bytes, float]]) -> None:
+    def _listen(self, followed: list[int], heard: dict[int, tuple[bytes, float]]) -> None:
+        if not self._neighbours_known:  # not all have come
+            return
         now = time.monotonic()
-        for number, beat in zip(
-            followed, self._watched.multi_get([f"beat/{number}" for number in followed]), strict=True
-        ):
+        beats = self._watched.multi_get([f"beat/{number}" for number in followed])
+        for number, beat in zip(followed, beats, strict=True):
             before, since = heard.get(number, (b"", now))
             if beat != before:
                 heard[number] = (beat, now)
@@ -300,9 +314,9 @@ class Together:
             if not _lives(process) and not self._has_parted(number):
                 host = socket.gethostname()
                 text = f"rank {number} (process {process} on {host}) {_GONE}: it was killed, or has crashed"
-                self._lost = self._lost or text
                 with contextlib.suppress(RuntimeError):
                     self._report(text)
+                self._lost = self._lost or text
                 return
 
     def _has_parted(self, number: int) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -17,25 +18,33 @@ from pathlib import Path
 
 from tests.crash.moments import make_series
 from tests.crash.table import table
-from tests.output.ranks import of_torchrun
+from tests.output.ranks import free_port
 
+_WORK = 0.5  # seconds that the work takes, about
 LIMIT = 15.0  # seconds in which all have to end
 _ROOT = Path(__file__).parents[2]
 
 
-def command(count: int, output: str) -> list[subprocess.Popen[str]]:
-    """So many processes that average the series together."""
-    line = [sys.executable, "-m", "belay_cli", "average", "series", "-o", output, "-q", "--threads", "1"]
-    shared = {**os.environ, "PYTHONPATH": str(_ROOT)}
-    return [
-        subprocess.Popen(line, env=shared | one, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for one in (of_torchrun(count) if count > 1 else [{}])
-    ]
+def command(count: int, output: str) -> subprocess.Popen[str]:
+    """So many processes that average the series together, as torchrun starts them; or one."""
+    line = ["-m", "belay_cli", "average", "series", "-o", output, "-q", "--threads", "1"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(free_port())]
+    return subprocess.Popen(
+        [sys.executable, *(launcher if count > 1 else []), *line],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """What each has said, once all have ended."""
-    return [process.communicate(timeout=120)[1] for process in processes]
+def rank_of(launcher: int, rank: int) -> int | None:
+    """The process of a rank, if it has been started."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+            if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text():
+                return int(child)
+    return None
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -47,33 +56,37 @@ def once(number: int, longest: float, expected: dict[str, bytes]) -> tuple[str, 
     """Kill one of some processes at some moment. Returns what happened, how long the others took, what was wrong."""
     chance = random.Random(number)
     count = chance.choice((2, 3, 4))
-    victim, moment = chance.randrange(count), chance.uniform(0.3, longest)
-    processes = command(count, "out")
+    victim, moment = chance.randrange(count), chance.uniform(0, longest)
+    launcher = command(count, "out")
+    if number % 4:  # while it works; else at any moment, which is as a rule while torch is being imported
+        while not Path(f".out.belay/journal-{victim}").exists() and launcher.poll() is None:
+            time.sleep(0.005)
+        moment = chance.uniform(0, _WORK)
     time.sleep(moment)
-    processes[victim].send_signal(signal.SIGKILL)
+    while (process := rank_of(launcher.pid, victim)) is None and launcher.poll() is None:
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        if process is not None:
+            os.kill(process, signal.SIGKILL)
     began = time.monotonic()
-    told = ended(processes)
+    told = launcher.communicate(timeout=120)[1]
     took = time.monotonic() - began
+    ours = [line for line in told.splitlines() if line.startswith("belay: ")]
     wrong = [f"took {took:.1f} s"] if took > LIMIT else []
-    wrong += [err for err in told if "Traceback" in err]
     if Path("out").exists():
         wrong += [] if content(Path("out")) == expected else ["what is in place is not whole"]
         return "it was in place already", took, wrong
-    others = [process.returncode for n, process in enumerate(processes) if n != victim]
-    wrong += [] if all(others) else [f"exit codes {others}"]
-    speaks = told[1 if victim == 0 else 0]
-    wrong += [] if f"rank {victim} " in speaks or not speaks_yet(moment) else [f"nobody names rank {victim}: {told}"]
+    wrong += [] if launcher.returncode else ["exit code 0"]
+    met = Path(".out.belay").exists()
+    wrong += (
+        [] if any(f"rank {victim} " in line for line in ours) or not met else [f"rank {victim} is not named: {ours}"]
+    )
     again = command(chance.choice((1, 2, 3)), "out")
-    said = ended(again)
-    wrong += [] if not any(process.returncode for process in again) else [f"the next run failed: {said}"]
+    said = again.communicate(timeout=120)[1]
+    wrong += [] if not again.returncode else [f"the next run failed: {said}"]
     wrong += [] if Path("out").exists() and content(Path("out")) == expected else ["the next run made something else"]
     wrong += [name for name in os.listdir(".") if name.startswith(".")]
-    return ("gone on with" if "goes on" in "".join(said) else "made anew"), took, wrong
-
-
-def speaks_yet(moment: float) -> bool:
-    """Whether the processes can know of each other by then: before they have met there is nobody to name."""
-    return moment > 4.0
+    return ("goes on" if met else "makes it anew: nothing had begun"), took, wrong
 
 
 def main(times: int) -> int:
@@ -81,12 +94,11 @@ def main(times: int) -> int:
     scratch = Path(tempfile.mkdtemp(prefix="belay-ranks-"))
     os.chdir(scratch)
     try:
-        make_series(Path("series"))
-        (alone,) = command(1, "clean")
-        ended([alone])
+        make_series(Path("series"), checkpoints=24, megabytes=80)
+        command(1, "clean").communicate()
         expected = content(Path("clean"))
         began = time.monotonic()
-        ended(command(3, "out"))
+        command(3, "out").communicate()
         longest = time.monotonic() - began
         shutil.rmtree("out")
         rows: dict[str, list[float]] = {}
