@@ -22,6 +22,7 @@ import numpy as np
 Coefficients = np.ndarray[tuple[int, int], np.dtype[np.float64]]  # [checkpoints, outputs]
 Sums = np.ndarray[tuple[int, int], np.dtype[np.float64]]  # [outputs, elements]
 Bytes = np.ndarray[tuple[int], np.dtype[Any]]  # of any element type, contiguous
+Checksums = np.ndarray[tuple[int], np.dtype[np.uint32]]
 Bytes2D = np.ndarray[tuple[int, int], np.dtype[Any]]
 
 

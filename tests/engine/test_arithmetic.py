@@ -8,6 +8,7 @@ import mmap
 import os
 import subprocess
 import sys
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,9 @@ def test_what_is_read_in_blocks_is_the_same(tmp_path: Path, kernel: str, held: i
         by = Kernel(kernel)
         assert by.replay(places, coefficients, held_rows, sums, results, n, dtypes=dtypes) == not_finite
         assert all(np.array_equal(found, wanted) for found, wanted in zip(results, expected, strict=True))
+        crcs = np.full(len(places), zlib.crc32(b"before"), np.uint32)
+        assert by.replay(places, coefficients, held_rows, sums, results, n, dtypes=dtypes, crcs=crcs) == not_finite
+        assert crcs.tolist() == [zlib.crc32(b"before" + row.tobytes()) for row in rows]
         os.truncate(tmp_path / "7", 7 + 2 * n - 1)
         assert by.replay(places, coefficients, held_rows, sums, results, n, dtypes=dtypes) == 7
         places[3] = (-1, 0)
@@ -265,12 +269,14 @@ def test_a_replay_checks_what_it_is_given(kernel: str) -> None:
             "rows": np.ones((2, 3)),
             "sums": np.ones((1, 3)),
             "results": [np.ones(4)],
+            "crcs": None,
         }
         with pytest.raises(error, match=match):
             run(*(given | changed).values())
 
     fails("no kernel of this processor: mmx", kernel="mmx")
     fails("^the rows: 40 bytes, not 48$", rows=np.ones(5))
+    fails("^the checksums: 0 bytes, not 4$", crcs=np.ones(0, np.uint32))
     fails("^the sums: 16 bytes, not 24$", sums=np.ones(2))
     fails("^a result: 24 bytes, not 32$", results=[np.ones(3)])
     fails("^0 rows of 3 elements at a time$", held=0)

@@ -1,8 +1,9 @@
 from collections.abc import Sequence
 
-from belay_cli.engine.contract import Bytes, Bytes2D, Coefficients, Sums
+from belay_cli.engine.contract import Bytes, Bytes2D, Checksums, Coefficients, Sums
 
 def available() -> tuple[str, ...]: ...
+def crc32(data: bytes | bytearray | memoryview | Bytes, value: int, /) -> int: ...
 def average(
     kernel: str,
     source: str,
@@ -29,5 +30,6 @@ def replay(
     rows: Bytes2D,
     sums: Sums,
     results: Sequence[Bytes],
+    crcs: Checksums | None,
     /,
 ) -> bytes | int: ...

@@ -12,6 +12,7 @@
 #include <cpuid.h>
 #endif
 
+#include "crc32.h"
 #include "loops.h"
 
 typedef void (*Loops)(const Work *);
@@ -86,7 +87,7 @@ typedef struct {
 /* Returns 0 with an exception set, as all that returns an int below. */
 static int make_space(Space *space, Work *work) {
     size_t padded = (work->outputs + 3) / 4 * 4;
-    space->held = PyMem_Calloc(work->rows + work->outputs + 3, sizeof *space->held);
+    space->held = PyMem_Calloc(work->rows + work->outputs + 4, sizeof *space->held);
     space->row = PyMem_Calloc(work->rows, sizeof *space->row);
     space->out = PyMem_Calloc(work->outputs, sizeof *space->out);
     space->sums = PyMem_Calloc(padded * TILE, sizeof *space->sums);
@@ -248,6 +249,7 @@ typedef struct {
     Work whole; /* all rows and elements; `sums` [outputs][block] */
     Place *place;
     char *row;    /* [held][block] */
+    uint32_t *crc; /* [rows], the checksum of what is read of each so far; NULL where nobody asks */
     size_t held;  /* rows at a time */
     size_t block; /* elements at a time */
 } Replay;
@@ -271,6 +273,9 @@ static Py_ssize_t replay_block(Loops loops, const Replay *replay, size_t start, 
             char *to = replay->row + r * replay->block * from;
             if (!fill(to, work.elements * from, place->descriptor, place->offset + (off_t)(start * from)))
                 return (Py_ssize_t)(first + r);
+            if (replay->crc) /* while it is in the cache */
+                replay->crc[first + r] =
+                    belay_crc32(replay->crc[first + r], (const unsigned char *)to, work.elements * from);
             row[r] = to;
         }
         loops(&work);
@@ -292,20 +297,21 @@ static int read_places(PyObject *places, Place *place, size_t count) {
 }
 
 PyDoc_STRVAR(replay_doc,
-"replay(kernel, source, into, outputs, elements, places, coefficients, held, block, rows, sums, results)\n\n"
+"replay(kernel, source, into, outputs, elements, places, coefficients, held, block, rows, sums, results, crcs)\n\n"
 "results[k] = the rounded sum of coefficients[r][k] * what lies at places[r], (descriptor, offset), over all r.\n"
 "`held` rows and `block` elements are read at a time, into rows [held][block], with sums [outputs][block].\n"
+"crcs: None, or a checksum (u32) a place, of what was read before, which goes on with what is read.\n"
 "Returns what `average` returns, or the number of the first row that could not be read.");
 
 static PyObject *replay(PyObject *module, PyObject *args) {
     const char *kernel, *from, *into;
-    PyObject *places, *coefficients, *rows, *sums, *results, *done = NULL;
+    PyObject *places, *coefficients, *rows, *sums, *results, *crcs, *done = NULL;
     Py_ssize_t elements, outputs, held, block, failed = -1;
     Loops loops;
     Replay all = {0};
     Work *work = &all.whole;
-    if (!PyArg_ParseTuple(args, "sssnnOOnnOOO", &kernel, &from, &into, &outputs, &elements, &places, &coefficients,
-                          &held, &block, &rows, &sums, &results))
+    if (!PyArg_ParseTuple(args, "sssnnOOnnOOOO", &kernel, &from, &into, &outputs, &elements, &places, &coefficients,
+                          &held, &block, &rows, &sums, &results, &crcs))
         return NULL;
     loops = checked(work, kernel, from, into, PySequence_Size(places), outputs, elements, results);
     if (!loops)
@@ -323,7 +329,9 @@ static PyObject *replay(PyObject *module, PyObject *args) {
     else if (make_space(&space, work) && read_places(places, all.place, work->rows) &&
              hold_results(&space, work, results) && hold_coefficients(&space, work, coefficients) &&
              (all.row = hold(&space, rows, all.held * all.block * bytes_of(work->from), 1, "the rows")) &&
-             (work->sums = hold(&space, sums, work->outputs * all.block * sizeof(double), 1, "the sums"))) {
+             (work->sums = hold(&space, sums, work->outputs * all.block * sizeof(double), 1, "the sums")) &&
+             (crcs == Py_None ||
+              (all.crc = hold(&space, crcs, work->rows * sizeof(uint32_t), 1, "the checksums")))) {
         Py_BEGIN_ALLOW_THREADS;
         for (size_t start = 0; start < work->elements && failed < 0; start += all.block)
             failed = replay_block(loops, &all, start, space.row, out);
@@ -337,7 +345,23 @@ static PyObject *replay(PyObject *module, PyObject *args) {
 }
 #endif
 
+PyDoc_STRVAR(crc32_doc, "crc32(data, value) -> int\n\nThe CRC-32 of data, after bytes whose CRC-32 is `value`.");
+
+static PyObject *crc32(PyObject *module, PyObject *args) {
+    PyObject *data;
+    Py_buffer view;
+    unsigned int value;
+    if (!PyArg_ParseTuple(args, "OI", &data, &value) || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    value = belay_crc32(value, view.buf, (size_t)view.len);
+    Py_END_ALLOW_THREADS;
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLong(value);
+}
+
 static PyMethodDef METHODS[] = {
+    {"crc32", crc32, METH_VARARGS, crc32_doc},
     {"available", available, METH_NOARGS, "The kernels that this processor runs, the best one first."},
     {"average", average, METH_VARARGS, average_doc},
 #ifndef _WIN32
