@@ -17,21 +17,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from belay_cli._version import __version__
 from belay_cli.checkpoints import Checkpoint, Series
+from belay_cli.checkpoints.checkpoint import BESIDE as BESIDE
+from belay_cli.checkpoints.checkpoint import DOCUMENT as DOCUMENT
+from belay_cli.checkpoints.checkpoint import document_beside as document_beside
 from belay_cli.errors import BelayError, CheckpointError
 from belay_cli.rules import Rule, Summary, recorded, summarize
+from belay_cli.storage.files import is_plain_name
 from belay_cli.storage.remote.path import RemotePath
-from belay_cli.storage.seal import ZEROS, sealed
+from belay_cli.storage.seal import ZEROS, seal_holds, sealed
 
-DOCUMENT = "belay.json"  # the same record beside the weights, for people and programs
 ACCUMULATION = "float64"
 LOCAL = ".belay/local.json"  # where the inputs lay; never published
-LOCAL_BEGINS = b'{\n  "sha256": "'  # then its seal
+LOCAL_BEGINS = b'{\n  "sha256": "'  # then its seal; so does a record that lies beside the weights alone
 
 PREFIX = "belay."  # of its keys in the metadata of a weight file
 HEADER = f"{PREFIX}header"  # the seal of a header, and no part of the record
@@ -98,7 +102,8 @@ class Record:
     names alone as belay 0.1 wrote them; `aliases`: names that share the bytes of another -> that one; `components` are
     the folders of an output that is several models; `left_out` says where other weights lay, in the last checkpoint or
     beside it; `chosen`: how a sweep came to choose it, by the names in `CHOSEN`; `digests` are SHA-256 in hex, by the
-    names of tensors.
+    names of tensors. `files`: of an output that has the files of its last checkpoint, the digest of each, taken over
+    blocks as `storage.blocks` says; it has no others.
     """
 
     rule: Rule
@@ -117,6 +122,7 @@ class Record:
     accumulation: str = ACCUMULATION
     versions: Mapping[str, str] = field(default_factory=versions)
     digests: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ticks(self) -> list[int]:
@@ -168,10 +174,20 @@ class Record:
         """Whether the belay that wrote it took digests of the copies, and sealed headers and local.json."""
         return not isinstance(self.copies, tuple)
 
+    @property
+    def is_same(self) -> bool:
+        """Whether the output has the files of its last checkpoint."""
+        return bool(self.files)
+
+    def with_files(self, digests: Mapping[str, str]) -> Record:
+        """The same with the digests of its files."""
+        return replace(self, files={name: digests[name] for name in self.files})
+
     def values(self) -> dict[str, Any]:
         """Everything but the digests, as JSON values, in the order in which it is written."""
         some: dict[str, Any] = {"components": list(self.components), "lora": self.lora}
         some |= {"left_out": list(self.left_out), "chosen": dict(self.chosen or {})}
+        some |= {"format": "same" if self.is_same else "", "files": dict(self.files)}
         return {
             **{name: value for name, value in some.items() if value},
             "version": self.version,
@@ -211,8 +227,11 @@ def document_values(values: Mapping[str, Any], digests: Mapping[str, str]) -> di
 
 
 def document(values: Mapping[str, Any]) -> bytes:
-    """The text of belay.json."""
-    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """The text of belay.json; with a seal where it is the only record, as nothing else says the same."""
+    alone = values.get("format") == "same"
+    seal = {"sha256": ZEROS} if alone else {}
+    text = (json.dumps({**seal, **values}, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return sealed(text, len(LOCAL_BEGINS)) if alone else text
 
 
 def recorded_checkpoints(series: Series, coefficients: Iterable[float]) -> tuple[RecordedCheckpoint, ...]:
@@ -336,6 +355,7 @@ def _parsed(values: Mapping[str, Any]) -> Record:
         accumulation=_one_of(values.get("accumulation", ACCUMULATION), (ACCUMULATION,), "its accumulation"),
         versions={_text(name): _text(value) for name, value in (values.get("versions") or {}).items()},
         digests={_text(name): _text(digest) for name, digest in values["digests"].items()},
+        files=_parsed_files(values.get("files", {})),
     )
 
 
@@ -366,6 +386,33 @@ def _parsed_copies(told: Any) -> dict[str, str] | tuple[str, ...]:
     if not all(re.fullmatch(r"[0-9a-f]{64}", _text(digest)) for digest in told.values()):
         raise ValueError("a digest of its copies is none")
     return dict(told)
+
+
+def _parsed_files(told: Mapping[str, Any]) -> dict[str, str]:
+    for name, digest in told.items():
+        if not all(map(is_plain_name, name.split("/"))) or not re.fullmatch(r"[0-9a-f]{64}", _text(digest)):
+            raise ValueError("a file in it is none")
+    return dict(told)
+
+
+def read_beside(output: Path) -> Record | None:
+    """The record that lies beside an output in the files of its last checkpoint; None if there is none of that kind.
+
+    Raises CheckpointError if it was damaged.
+    """
+    path = output / DOCUMENT if output.is_dir() else document_beside(output)
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_bytes()
+        told = _loaded(text.decode())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or told.get("format") != "same":
+        return None
+    if not (text.startswith(LOCAL_BEGINS) and seal_holds(text, len(LOCAL_BEGINS))):
+        raise CheckpointError("is not what was written", file=path, hint="make the average again from its checkpoints")
+    return parse(told, path)
 
 
 def _finite(value: Any) -> float:

@@ -26,6 +26,7 @@ from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import UsageError
 from belay_cli.planning import Plan, PlanOptions, make_plan
 from belay_cli.planning.estimate import Estimate
+from belay_cli.planning.options import SAME
 from belay_cli.planning.target import default_output
 from belay_cli.planning.warnings import differing_notes, identical_warnings
 from belay_cli.rules import Rule, asked, with_weights
@@ -196,17 +197,17 @@ def prepare(
     with hears.phase("Opening the checkpoints") as phase:
         series = find_series(given, selection, marks.take if marks else lambda checkpoint: None)
         if not look_only:
-            _settle(series, outputs or ())
+            _settle(series, outputs or (), options)
         phase.describe(f"Planning with {words.plural(len(series.checkpoints), 'checkpoint')}")
         return make_plan(series, rules, outputs, options, engine=engine, look_only=look_only)
 
 
-def _settle(series: Series, outputs: Iterable[PathLike | None]) -> None:
+def _settle(series: Series, outputs: Iterable[PathLike | None], options: PlanOptions) -> None:
     """Put right what runs that were killed while they put these outputs in place have left."""
     from belay_cli.output.placement import settle
 
     for path in outputs:
-        settle(default_output(series) if path is None else in_home(Path(path)))
+        settle(default_output(series, same=options.format == SAME) if path is None else in_home(Path(path)))
 
 
 def listed_paths(checkpoints: Checkpoints) -> list[PathLike]:

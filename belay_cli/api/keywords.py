@@ -14,7 +14,7 @@ from belay_cli.checkpoints.selection import Order, RawOrEma, Selection, SeriesOp
 from belay_cli.errors import UsageError
 from belay_cli.options import declared_in, nearest
 from belay_cli.planning import PlanOptions, Policies
-from belay_cli.planning.options import Dtype, Lora
+from belay_cli.planning.options import Dtype, Format, Lora
 from belay_cli.rules import METHODS
 
 PathLike = str | os.PathLike[str]
@@ -47,6 +47,8 @@ class PlanKeywords(SelectionKeywords, total=False):
     last: Globs
     drop: Globs
     dtype: Dtype
+    format: Format | None
+    without_optimizer: bool
     lora: Lora | None
     lora_rank: int | None
     max_shard_size: str | None

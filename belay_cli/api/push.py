@@ -57,8 +57,9 @@ def published(
 ) -> PushReport:
     """The same, with a listener."""
     # The client of the Hub takes a fifth of a second to import, which no other command should wait for.
-    from belay_cli.publish.publication import Publication
+    from belay_cli.publish.publication import Publication, refuse_same
 
+    refuse_same(output)
     publication = Publication(repo_id, destination, hears)
     publication.look(dry_run=dry_run)
     return publication.publish(output, eval_results, exclude, dry_run=dry_run)

@@ -75,6 +75,7 @@ def report(
         notes=[*plan.series.notes, *(done.notes if done else ())],
         discarded_energy=discarded,
         estimate=estimate,
+        format="same" if plan.is_same else "safetensors",
         text="\n".join(line.plain for line in lines),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from belay_cli.checkpoints.arguments import absent
 from belay_cli.checkpoints.components import find_folders
@@ -21,7 +22,11 @@ from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats.contents import Tensor
 from belay_cli.formats.shards import is_shard
 from belay_cli.storage.files import AnyPath, Stored, StoredFile
+from belay_cli.storage.json_file import read_json
 from belay_cli.storage.pieces import StoredPieces
+
+DOCUMENT = "belay.json"  # the record of an output, in its directory
+BESIDE = ".belay.json"  # after the name of a file that has no place for a record of its own
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,25 @@ def is_average(checkpoint: Checkpoint) -> bool:
 
 def is_replayed(checkpoint: Checkpoint) -> bool:
     """Whether `belay average` wrote these weights, with a record of the checkpoints."""
-    return any("belay.version" in file.metadata for file in checkpoint.files)
+    return any("belay.version" in file.metadata for file in checkpoint.files) or is_same(checkpoint)
+
+
+def is_same(checkpoint: Checkpoint) -> bool:
+    """Whether belay wrote these weights into the files of a last checkpoint; the record then lies beside them."""
+    path = checkpoint.path
+    if not isinstance(path, Path) or any(p.places is None for p in checkpoint.weights.components.values()):
+        return False
+    beside = path / DOCUMENT if checkpoint.directory is not None else document_beside(path)
+    try:
+        told = read_json(beside) if beside.is_file() else None
+    except CheckpointError:
+        return False
+    return isinstance(told, dict) and told.get("format") == "same"
+
+
+def document_beside(path: Path) -> Path:
+    """Where the record of a file lies that has no place for one."""
+    return path.with_name(path.name + BESIDE)
 
 
 def is_of_training(checkpoint: Checkpoint) -> bool:

@@ -89,7 +89,7 @@ def companions(directory: AnyPath, taken: Collection[str] = (), folders: Collect
     A link is followed inside the directory and into the cache of the Hub's client, which keeps its files as links; any
     other would let a downloaded directory pick files of this machine.
     """
-    roots = _roots(directory)
+    within = roots(directory)
     found = Companions([], [], [])
     for name, path in sorted(_walk(directory, _DEPTH, folders)):
         if name in taken:
@@ -97,7 +97,7 @@ def companions(directory: AnyPath, taken: Collection[str] = (), folders: Collect
         reason = _reason_to_leave(path) if _is_unicode(name) else " (its name is no Unicode)"
         if reason is not None:
             found.missed.append(_shown(name) + reason)
-        elif not any(path.resolve().is_relative_to(root) for root in roots):
+        elif not any(path.resolve().is_relative_to(root) for root in within):
             found.outside.append(name)
         elif path.stat().st_size > LARGEST:
             found.missed.append(f"{_shown(name)} (over {LARGEST // 1_000_000} MB)")
@@ -170,11 +170,12 @@ def _is_a_model(directory: AnyPath) -> bool:
     return names_a_checkpoint(directory.name) or any(e.name.endswith(SUFFIX) for e in directory.iterdir())
 
 
-def _roots(directory: AnyPath) -> list[AnyPath]:
-    roots = [directory.resolve()]
+def roots(directory: AnyPath) -> list[AnyPath]:
+    """Where links in a directory may lead: inside it, and into the cache of the Hub's client."""
+    found = [directory.resolve()]
     if directory.absolute().parent.name == "snapshots":  # models--org--name/snapshots/<commit>, blobs beside
-        roots.append((directory.absolute().parent.parent / "blobs").resolve())
-    return roots
+        found.append((directory.absolute().parent.parent / "blobs").resolve())
+    return found
 
 
 def _is_unicode(name: str) -> bool:

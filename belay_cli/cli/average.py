@@ -110,6 +110,11 @@ def _average(
     with Fingerprints() as marks:
         plan = averaging.prepare(checkpoints, [rule], [output], selection, options, console, marks=marks)
         _keep_apart(plan, screen)
+        if plan.is_same and publishing.push_to_hub is not None:
+            raise UsageError(
+                "--push-to-hub does not go with --format same: what is published is safetensors",
+                hint="leave one of them out",
+            )
         publication = _publication(publishing, console)
         if publication:
             publication.look()  # what is wrong there is said before the work

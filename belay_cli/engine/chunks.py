@@ -134,7 +134,7 @@ def runs(plan: Plan) -> Iterator[Run]:
     everything = np.stack([output.coefficients for output in plan.outputs], axis=1)
     averaged = np.ascontiguousarray(everything[plan.read_checkpoints])
     taken = np.ones((1, len(plan.outputs)))
-    checkpoints = plan.series.checkpoints
+    checkpoints = plan.sources
     last = [len(checkpoints) - 1]
     several, one = _layouts([checkpoints[t] for t in plan.read_checkpoints]), checkpoints[-1:]
     for tensors in _side_by_side(plan, several, one):
@@ -150,7 +150,7 @@ def _side_by_side(
 ) -> Iterator[list[PlannedTensor]]:
     """Groups of tensors without a hole between them, in the output or in these checkpoints."""
     group: list[PlannedTensor] = []
-    for tensor in plan.tensors:
+    for tensor in plan.pieces:
         if tensor.action == DELTA:
             continue  # whole matrices, not elements: see updates
         if group and not (

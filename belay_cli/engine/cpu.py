@@ -38,7 +38,7 @@ class Lane:
     def work(self, queue: Queue) -> None:
         """Take chunks until there are none. An error stops the queue, and is kept with its chunk's number."""
         by = arithmetic(self._plan.engine)
-        wanted = sum(len(self._plan.series.checkpoints[t].files) for t in self._plan.read_checkpoints)
+        wanted = sum(len(self._plan.sources[t].files) for t in self._plan.read_checkpoints)
         with OpenFiles(open_files(self._plan.buffers.threads, wanted)) as files:
             for chunk in queue:
                 try:

@@ -32,9 +32,9 @@ def _explain(plan: Plan, chunk: Chunk, k: int, found: Float64s, files: OpenFiles
     parts = [source for source, c in zip(chunk.run.sources, coefficients, strict=True) if c]
     kinds = {source: kind for source in parts if (kind := _kind(_load(chunk, source, files), chunk.source_dtype))}
     if not kinds:
-        return _overflow(chunk)
+        return _overflow(plan, chunk)
     if plan.options.allow_nonfinite or chunk.part.tensor.action == "last":
-        return _overflow(chunk) if _overflows(plan, chunk, k, found, files) else None
+        return _overflow(plan, chunk) if _overflows(plan, chunk, k, found, files) else None
     source, kind = next(iter(kinds.items()))
     return _in_weights(plan, chunk, source, kind)
 
@@ -66,7 +66,7 @@ def _overflows(plan: Plan, chunk: Chunk, k: int, found: Float64s, files: OpenFil
 
 
 def _in_weights(plan: Plan, chunk: Chunk, source: Source, kind: str) -> NumericError:
-    name = chunk.part.tensor.name
+    name = chunk.part.tensor.known_as
     checkpoint = plan.series.checkpoints[source.checkpoint]
     mend = (
         "leave the checkpoint out"
@@ -81,10 +81,11 @@ def _in_weights(plan: Plan, chunk: Chunk, source: Source, kind: str) -> NumericE
     )
 
 
-def _overflow(chunk: Chunk) -> NumericError:
+def _overflow(plan: Plan, chunk: Chunk) -> NumericError:
     tensor = chunk.part.tensor
+    other = "leave out --format same, and " if plan.is_same else ""
     return NumericError(
-        f"the average of {tensor.name!r} is too large for {DTYPES[tensor.dtype].name}",
-        tensor=tensor.name,
-        hint="write a wider dtype: --dtype bfloat16 or --dtype float32",
+        f"the average of {tensor.known_as!r} is too large for {DTYPES[tensor.dtype].name}",
+        tensor=tensor.known_as,
+        hint=f"{other}write a wider dtype: --dtype bfloat16 or --dtype float32",
     )

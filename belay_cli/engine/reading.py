@@ -61,7 +61,7 @@ class Ahead:
 
     def __init__(self, plan: Plan, n: int, todo: Spans | None = None) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        if not any(is_remote(file.path) for checkpoint in plan.series.checkpoints for file in checkpoint.files):
+        if not any(is_remote(file.path) for checkpoint in plan.sources for file in checkpoint.files):
             return
         self._local = threading.local()
         self._opened: list[OpenFiles] = []
@@ -127,16 +127,15 @@ def let_go(place: tuple[int, int], count: int) -> None:
 
 def let_go_of_files(plan: Plan) -> None:
     """The same for all that was read, headers and fingerprints included."""
-    for t in plan.read_checkpoints:
-        for file in plan.series.checkpoints[t].files:
-            if isinstance(file.path, Path):
-                with contextlib.suppress(OSError), open(file.path, "rb") as opened:
-                    let_go((opened.fileno(), 0), 0)
+    for file in plan.files_read:
+        if isinstance(file.path, Path):
+            with contextlib.suppress(OSError), open(file.path, "rb") as opened:
+                let_go((opened.fileno(), 0), 0)
 
 
 def refuse_changed(plan: Plan) -> None:
     """Raise CheckpointError if a file is no longer the one that was planned with: it changed meanwhile."""
-    files = [file for t in plan.read_checkpoints for file in plan.series.checkpoints[t].files]
+    files = plan.files_read
     for file in files:
         if isinstance(file.path, Path) and not _is_still(file.path, file):
             raise CheckpointError(

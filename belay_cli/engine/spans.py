@@ -89,6 +89,6 @@ class Line:
 
     def of_tensors(self) -> Iterator[tuple[str, int, int]]:
         """Every tensor's name and range."""
-        for tensor in self._plan.tensors:
+        for tensor in self._plan.pieces:
             begin = self.begins[tensor.shard] + tensor.offset
             yield tensor.name, begin, begin + tensor.nbytes

@@ -19,12 +19,12 @@ A format is a row of FILES or DIRECTORIES: everything else follows from what it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from belay_cli.formats.contents import Contents
-from belay_cli.formats.dcp import is_dcp, read_dcp
+from belay_cli.formats.dcp import dcp_archives, is_dcp, read_dcp
 from belay_cli.formats.safetensors import read_safetensors
 from belay_cli.formats.torch.file import read_torch
 from belay_cli.storage.files import AnyPath
@@ -44,17 +44,21 @@ class FileFormat(NamedTuple):
 
 
 class DirectoryFormat(NamedTuple):
-    """Whether a directory is of this format, and what reads it."""
+    """Whether a directory is of this format, what reads it, and where in its files, by name, those of torch.save lie.
+
+    Each of these from one byte up to another.
+    """
 
     matches: Callable[[AnyPath], bool]
     read: Callable[[AnyPath], AbstractContextManager[Contents]]
+    archives: Callable[[AnyPath], Mapping[str, Sequence[tuple[int, int]]]]
 
 
 FILES = (
     FileFormat((SUFFIX,), read_safetensors),
     FileFormat(TORCH_SUFFIXES, read_torch),
 )
-DIRECTORIES = (DirectoryFormat(is_dcp, read_dcp),)
+DIRECTORIES = (DirectoryFormat(is_dcp, read_dcp, dcp_archives),)
 
 
 def file_format(suffix: str) -> FileFormat | None:

@@ -8,6 +8,8 @@ journal     which ranges of it are finished
 placement   what was built, put in its place
 renaming    renames that the system makes in one step
 digests     SHA-256 of every tensor, while it is in the cache
+blocks      SHA-256 of whole files, block by block
+checksums   those inside the files of a last checkpoint
 memory      an output that stays in memory
 signals     steps that an interrupt must not leave half done
 """

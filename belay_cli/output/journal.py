@@ -115,8 +115,9 @@ def identity_of(plan: Plan, record: Record, device: str) -> str:
     digest = hashlib.sha256()
     for shard, head in zip(plan.shards, plan.headers(record), strict=True):
         digest.update(json.dumps([shard.name, shard.nbytes, device.partition(":")[0]]).encode() + head)
-    checkpoints = plan.series.checkpoints
-    for file in (file for t in plan.read_checkpoints for file in checkpoints[t].files):
+    if plan.is_same:  # which has no header
+        digest.update(record.document() + repr([(p.action, p.shard, p.offset, p.nbytes) for p in plan.pieces]).encode())
+    for file in plan.files_read:
         name = "" if is_remote(file.path) else os.fspath(file.path.absolute())
         digest.update(json.dumps([name, file.size, file.modified]).encode())
     return digest.hexdigest()

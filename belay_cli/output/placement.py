@@ -1,8 +1,8 @@
 """What was built, put in its place: at every moment a loader finds the old output, the new one, or none.
 
-A file, or a directory where none or an empty one was, is renamed into place. A directory that is belay's alone changes
-places with the new one, in one step. Else single files move: the old ones step aside, what lists the others first, and
-the new ones move in, that last; so in between there are no weights to be found.
+A file by itself, or a directory where none or an empty one was, is renamed into place. A directory that is belay's
+alone changes places with the new one, in one step. Else single files move: the old ones step aside, what lists the
+others first, and the new ones move in, that last; so in between there are no weights to be found.
 
 What is about to be done is noted before it begins. If a step fails, or the next run finds such a note, the steps are
 undone: each file tells by where it is whether it has moved.
@@ -21,11 +21,12 @@ from typing import Any
 from belay_cli.checkpoints.components import LISTS
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import CheckpointError, OutputError
-from belay_cli.formats import SUFFIX
+from belay_cli.formats import SUFFIX, TORCH_SUFFIXES
+from belay_cli.formats.dcp import METADATA
 from belay_cli.output.renaming import exchange, rename_new
 from belay_cli.output.workplace import Workplace, left_for, sync
 from belay_cli.planning.target import Target, all_files
-from belay_cli.record import DOCUMENT
+from belay_cli.record import BESIDE, DOCUMENT
 from belay_cli.storage.files import is_plain_name
 from belay_cli.storage.json_file import read_json
 
@@ -38,6 +39,11 @@ def place_file(workplace: Workplace, name: str, target: Target) -> None:
         rename_new(workplace.new / name, target.path)
 
 
+def place_files_beside(workplace: Workplace, names: Sequence[str], target: Target) -> None:
+    """Put a file and what lies beside it in their places, together. Raises as for a directory."""
+    _move_files(workplace, names, target, target.path.absolute().parent)
+
+
 def place_directory(workplace: Workplace, names: Sequence[str], target: Target) -> None:
     """Put a directory in its place, or its files, `names`, into the one that is there. Raises OSError.
 
@@ -46,7 +52,7 @@ def place_directory(workplace: Workplace, names: Sequence[str], target: Target) 
     if target.is_new or (target.is_ours and not target.replaced):
         workplace.new.rename(target.path if target.is_new else target.path.resolve())  # an empty one gives way
     elif not (target.is_ours and _exchanged(workplace, target.path.resolve(), target.replaced)):
-        _move_files(workplace, names, target)
+        _move_files(workplace, names, target, target.path.resolve())
 
 
 def _exchanged(workplace: Workplace, directory: Path, replaced: Sequence[str]) -> bool:
@@ -73,10 +79,11 @@ def _keep_strangers(old: Path, new: Path, replaced: Iterable[str]) -> None:
             rename_new(old / name, new / name)
 
 
-def _move_files(workplace: Workplace, names: Sequence[str], target: Target) -> None:
-    path = target.path.resolve()
+def _move_files(workplace: Workplace, names: Sequence[str], target: Target, path: Path) -> None:
+    """Let files of the directory `path` step aside, and these move into it."""
     replaced, arriving = sorted(target.replaced, key=_leaves), sorted(names, key=_leaves, reverse=True)
-    _note(workplace, {"how": "files", "replaced": replaced, "arriving": arriving})
+    how = "beside" if target.is_file else "files"
+    _note(workplace, {"how": how, "replaced": replaced, "arriving": arriving})
     try:
         for name in replaced:
             (workplace.old / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,8 +148,9 @@ def settle(path: Path) -> None:
                 workplace.remove()
             return
         moves = _read_moves(workplace)
-        if moves["how"] == "files":
-            _move_back(workplace, path.resolve(), moves["replaced"], moves["arriving"])
+        if moves["how"] in ("files", "beside"):
+            directory = path.resolve() if moves["how"] == "files" else path.absolute().parent
+            _move_back(workplace, directory, moves["replaced"], moves["arriving"])
         elif path.is_dir() and _identity(path) == moves["new"]:
             _keep_strangers(workplace.new, path, moves["replaced"])
             workplace.remove()
@@ -166,7 +174,7 @@ def _read_moves(workplace: Workplace) -> dict[str, Any]:
         found = None
     names = [*found.get("replaced", ()), *found.get("arriving", ())] if isinstance(found, dict) else [None]
     inside = all(isinstance(name, str) and all(map(is_plain_name, name.split("/"))) for name in names)
-    if not inside or found.get("how") not in ("files", "exchange"):
+    if not inside or found.get("how") not in ("files", "beside", "exchange"):
         raise OutputError("is no note of belay's", file=workplace.moves, hint=f"rm -r {workplace.path}")
     return {"replaced": [], "arriving": [], "new": [], **found}
 
@@ -178,9 +186,11 @@ def _leaves(name: str) -> int:
     """
     if name in LISTS:
         return 0
-    if name.endswith(INDEX_SUFFIX):
+    if name.endswith((INDEX_SUFFIX, ".bin.index.json")) or name == METADATA:
         return 1
-    return 2 if name.endswith(SUFFIX) else 4 if name == DOCUMENT else 3
+    if name.endswith((SUFFIX, *TORCH_SUFFIXES, ".distcp")):
+        return 2
+    return 4 if name == DOCUMENT or name.endswith(BESIDE) else 3
 
 
 def _remove_empty_folders(directory: Path, names: Iterable[str]) -> None:

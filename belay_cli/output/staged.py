@@ -103,12 +103,14 @@ def _begin(
 
 def _finish(plan: Plan, writers: Sequence[OutputWriter], shares: Sequence[Spans], ranks: Ranks) -> None:
     """Make outputs whole: digests by whoever wrote a tensor, then the headers and other files by the first."""
+    if plan.is_same:
+        _finish_files(writers, ranks)
+        return
     owners = _owners(plan, shares)
     own = {name for name, (owner, alone) in owners.items() if owner == ranks.number and alone}
     rest = {name for name, (owner, alone) in owners.items() if owner == ranks.number and not alone}
     found = [writer.sync_weights(own) for writer in writers]
-    ranks.to_first(None)
-    ranks.from_first(True)  # from here on all is written
+    _together(ranks)  # from here on all is written
     if rest:
         found = [digests | writer.digests(rest) for digests, writer in zip(found, writers, strict=True)]
     gathered = ranks.to_first(found)
@@ -118,6 +120,27 @@ def _finish(plan: Plan, writers: Sequence[OutputWriter], shares: Sequence[Spans]
             for one in gathered:
                 together |= one[number]
             writer.finish(together)
+
+
+def _finish_files(writers: Sequence[OutputWriter], ranks: Ranks) -> None:
+    """The same in the files of a last checkpoint: when all is written, checksums in them, then digests of them."""
+    for writer in writers:
+        writer.sync_weights(())
+    _together(ranks)
+    for writer in writers:
+        writer.renew_checksums(ranks.number, ranks.count)
+        writer.sync_weights(())
+    _together(ranks)
+    gathered = ranks.to_first([writer.block_digests(ranks.number, ranks.count) for writer in writers])
+    if ranks.number == 0:
+        for number, writer in enumerate(writers):
+            writer.finish_files({block: digest for one in gathered for block, digest in one[number].items()})
+
+
+def _together(ranks: Ranks) -> None:
+    """Wait until all processes are as far."""
+    ranks.to_first(None)
+    ranks.from_first(True)
 
 
 def _owners(plan: Plan, shares: Sequence[Spans]) -> Mapping[str, tuple[int, bool]]:
@@ -169,7 +192,7 @@ def _allow_files(plan: Plan) -> None:
         raise OutputError(
             f"takes {needed} open files, and {hard} are allowed",
             file=target_of(plan.outputs[0]).path,
-            hint="write fewer, larger files: --max-shard-size",
+            hint="leave out --format same" if plan.is_same else "write fewer, larger files: --max-shard-size",
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
 
@@ -181,8 +204,7 @@ def _check_space(plan: Plan, writers: Sequence[OutputWriter]) -> None:
         place = writer.target.place
         device = place.stat().st_dev
         files = plan.files(output)
-        weights = sum(size for path, size in files.items() if path.suffix == ".safetensors")
-        needed[device] = needed.get(device, 0) + sum(files.values()) - weights + writer.unwritten
+        needed[device] = needed.get(device, 0) + sum(files.values()) - plan.weight_bytes(output) + writer.unwritten
         free = shutil.disk_usage(place).free
         if needed[device] > free:
             raise OutputError(

@@ -22,15 +22,17 @@ from belay_cli.engine.chunks import Chunk, by_tensor
 from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import OutputError
 from belay_cli.formats.dtypes import DTYPES
+from belay_cli.output.blocks import BlockDigests, block_digests, file_digests
+from belay_cli.output.checksums import renew
 from belay_cli.output.digests import TensorDigests, to_take_later
 from belay_cli.output.journal import Found, Journal, Range, forget_journals, read_journals
-from belay_cli.output.placement import place_directory, place_file
+from belay_cli.output.placement import place_directory, place_file, place_files_beside
 from belay_cli.output.workplace import Workplace, sync
 from belay_cli.planning import Plan, PlannedOutput
 from belay_cli.planning.layout import PlannedTensor
 from belay_cli.planning.plan import copies_from
 from belay_cli.planning.target import Target, workplace_name
-from belay_cli.record import DOCUMENT, LOCAL, Record, local_document
+from belay_cli.record import DOCUMENT, LOCAL, Record, document_beside, local_document
 from belay_cli.storage.files import AnyPath, open_file
 from belay_cli.storage.local import reason
 
@@ -132,7 +134,12 @@ class OutputWriter:
         return crc
 
     def _begin_digests(self) -> None:
-        """Digests are taken along the way, but for tensors that are written in part, and the last ones."""
+        """Digests are taken along the way, but for tensors that are written in part, and the last ones.
+
+        Of an output in the files of its last checkpoint none are: what counts there are the files, when they are whole.
+        """
+        if self._plan.is_same:
+            return
         begun = {name for name, begin, end in self._line.of_tensors() if any(self.done.within(begin, end))}
         last = to_take_later(self._plan.tensors) if self._plan.options.sync else frozenset()
         self._digests = TensorDigests(self._read_back, begun | last)
@@ -145,8 +152,9 @@ class OutputWriter:
             if self._journal:
                 begin = self._line.begins[shard] + chunk.place
                 self._journal.add(Range(begin, begin + len(data), crc32(data)))
-            for part, own in by_tensor(chunk, data):
-                self._digests.update(part, own)
+            if not self._plan.is_same:
+                for part, own in by_tensor(chunk, data):
+                    self._digests.update(part, own)
 
     def _read_back(self, tensor: PlannedTensor, start: int, end: int) -> Iterator[bytes]:
         """The bytes of a tensor in its file, from one element to another, a chunk's worth at a time."""
@@ -176,9 +184,13 @@ class OutputWriter:
     def digests(self, names: Collection[str]) -> dict[str, str]:
         """The digests of tensors that other processes have written in part."""
         with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
-            self._close()
-            self._open(0)  # anew, for on NFS that is when a machine sees what others wrote
+            self._reopen()
             return dict(self._take_digests(threads, names))
+
+    def _reopen(self) -> None:
+        """Open the files anew, for on NFS that is when a machine sees what others wrote."""
+        self._close()
+        self._open(0)
 
     def _take_digests(self, threads: ThreadPoolExecutor, names: Collection[str]) -> Iterator[tuple[str, str]]:
         """Name and digest of each. Begins at once."""
@@ -188,11 +200,39 @@ class OutputWriter:
         taken = threads.map(self._digests.of, left)
         return ((name, digest) for name, digest in (*known.items(), *zip((t.name for t in left), taken, strict=True)))
 
+    def renew_checksums(self, turn: int, of: int) -> None:
+        """Write the checksums that the files of a last checkpoint have of what is averaged: every so manieth of them.
+
+        All bytes that they are of are written by then, whoever wrote them.
+        """
+        with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            self._reopen()
+            renew(self._plan.renewed[turn::of], self._descriptors, self._read, threads)
+
+    def block_digests(self, turn: int, of: int) -> BlockDigests:
+        """The digests of every so manieth block of the files, taken while the disk is waited for."""
+        with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
+            self._reopen()
+            digests = block_digests(self._plan.shards, self._read, threads, turn, of)
+            if self._plan.options.sync:
+                for descriptor in self._descriptors:
+                    os.fsync(descriptor)
+            return dict(digests)
+
+    def finish_files(self, digests: BlockDigests) -> None:
+        """Make an output in the files of its last checkpoint whole, with the digests of all their blocks."""
+        by_name = file_digests(self._plan.shards, digests)
+        if self.target.is_file:
+            self.record = self.record.with_files({self.target.path.name: by_name[self._plan.shards[0].name]})
+        else:
+            self.record = self.record.with_files(by_name)
+        self.finish({})
+
     def finish(self, digests: Mapping[str, str]) -> None:
         """Put the digests into the headers, add the files beside the weights, wait until everything is on the disk."""
         with self._errors_named():
             copies = {} if self.target.is_file else self._add_companions()
-            record = self.record.with_copies(copies).with_digests(digests)
+            record = self.record if self._plan.is_same else self.record.with_copies(copies).with_digests(digests)
             for descriptor, head in zip(self._descriptors, self._plan.headers(record), strict=True):
                 write_all(descriptor, memoryview(head), 0)  # as long as the one that held its place
                 if self._plan.options.sync:
@@ -200,7 +240,11 @@ class OutputWriter:
                 if self._plan.options.drop_cache:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._close()
-            if not self.target.is_file:
+            if self.target.is_file and self._plan.is_same:
+                (self._directory / self._plan.shards[0].name).rename(self._directory / self.target.path.name)
+                self._add_file(document_beside(self.target.path).name, record.document())
+                self._sync_path(self._directory)
+            elif not self.target.is_file:
                 self._add_file(DOCUMENT, record.document())
                 self._add_file(LOCAL, local_document(self._plan.series, source_card(self._plan.series.last)))
                 for name, content in self._plan.indices().items():
@@ -249,7 +293,9 @@ class OutputWriter:
         target, workplace = self.target, self._workplace
         assert workplace is not None  # noqa: S101
         with self._errors_named():
-            if target.is_file:
+            if target.is_file and self._plan.is_same:
+                place_files_beside(workplace, [target.path.name, document_beside(target.path).name], target)
+            elif target.is_file:
                 place_file(workplace, self._plan.shards[0].name, target)
             else:
                 weights = [shard.name for shard in self._plan.shards] + list(self._plan.indices())

@@ -7,6 +7,9 @@ facts       what rules ask about each checkpoint
 policies    which tensors are averaged, taken from the last checkpoint, or dropped
 adapters    what becomes of a series of adapters
 layout      which tensor lies in which file of the output, and where
+chosen      whether an output has the files of its last checkpoint
+same        the layout of one that has
+files       which files these are
 target      what stands where the output is to go
 buffers     threads, chunks and memory
 gpu         whether one pays

@@ -29,7 +29,7 @@ class PlannedTensor(NamedTuple):
     """One tensor of the output: what becomes of it, and where it goes. `dtype` is a safetensors code.
 
     `offset` counts bytes from the start of the data of its shard. `folder` is that of its model, where an output is
-    several; `name` begins with it.
+    several; `name` begins with it. `of`: the name of the tensor of which this is a part, if it is one of several.
     """
 
     name: str
@@ -42,6 +42,12 @@ class PlannedTensor(NamedTuple):
     shard: int = 0
     offset: int = 0
     folder: str = ""
+    of: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """The name of the tensor that a person knows."""
+        return self.of or self.name
 
     @property
     def averaged(self) -> bool:

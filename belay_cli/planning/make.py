@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from belay_cli.checkpoints import Series
+from belay_cli.checkpoints import Checkpoint, Series
+from belay_cli.checkpoints.adapters.lora import Pair
 from belay_cli.checkpoints.aliases import untied
 from belay_cli.checkpoints.companions import Companions, companions, companions_above
 from belay_cli.checkpoints.compare import first_difference
@@ -25,12 +26,15 @@ from belay_cli.formats.safetensors import LARGEST_HEADER, METADATA
 from belay_cli.formats.text import listed
 from belay_cli.planning.adapters import of_rank, planned_updates
 from belay_cli.planning.buffers import DEFAULT_MAX_MEMORY, FAR_AWAY, FEW_CALLS, IN_CACHE, Buffers, plan_buffers
+from belay_cli.planning.chosen import chosen_format, files_of, refuse_other_shape
 from belay_cli.planning.configs import edited_configs, untrue_metadata
 from belay_cli.planning.facts import SeriesFacts
-from belay_cli.planning.layout import DEFAULT_SHARD_SIZE, PlannedTensor, lay_out_folders, parse_size
-from belay_cli.planning.options import PlanOptions
+from belay_cli.planning.files import same_files
+from belay_cli.planning.layout import DEFAULT_SHARD_SIZE, PlannedTensor, Shard, lay_out_folders, parse_size
+from belay_cli.planning.options import SAME, PlanOptions
 from belay_cli.planning.plan import TORCH, Plan, PlannedOutput, output_stems, widest_elements
 from belay_cli.planning.policies import DELTA, DROP, Policies, refuse_packed, with_unnamed_last, without_tied
+from belay_cli.planning.same import Layout, lay_out_same
 from belay_cli.planning.target import Target, default_output, find_target, refuse_foreign
 from belay_cli.planning.warnings import (
     learning_rate_warnings,
@@ -40,7 +44,7 @@ from belay_cli.planning.warnings import (
     served_twice,
     tensor_warnings,
 )
-from belay_cli.record import DOCUMENT, PLACEHOLDER, Record, canonical_command, recorded_checkpoints
+from belay_cli.record import DOCUMENT, PLACEHOLDER, Record, canonical_command, document_beside, recorded_checkpoints
 from belay_cli.rules import Rule, summarize
 from belay_cli.storage.files import is_remote
 from belay_cli.storage.pieces import StoredPieces
@@ -66,6 +70,7 @@ def make_plan(
     options = options or PlanOptions()
     if not rules or (outputs is not None and len(rules) != len(outputs)):
         raise UsageError(f"{len(rules)} rules need as many outputs, not {len(outputs or ())}")
+    options = replace(options, format=chosen_format(series, options, outputs))
     policies, notes = without_tied(options.policies, series)
     policies, as_they_are = with_unnamed_last(policies, series)
     checkpoints = untied(series.checkpoints, policies.action)
@@ -75,13 +80,18 @@ def make_plan(
     _check_tensors(series, policies, found)
     updates = planned_updates(series, options.lora, policies, found)
     kept = _plan_tensors(series, options, {name: axis for pair in updates for axis, name in enumerate(pair)})
-    targets, standing = _find_targets(series, outputs or [], overwrite=options.overwrite, look_only=look_only)
-    placed, shards = lay_out_folders(kept, output_stems(series), _largest_shard(options, targets))
-    beside, notes = _companions(series, targets)
-    carried, left = _carried(series, kept, options)
+    targets, standing = _find_targets(series, outputs or [], options, look_only=look_only)
+    if options.format == SAME:
+        placed, (layout, notes) = kept, _in_its_files(series, options, kept, found, updates)
+        beside, carried, left = Companions([], [], []), dict[str, dict[str, str]](), list[str]()
+    else:
+        placed, shards = lay_out_folders(kept, output_stems(series), _largest_shard(options, targets))
+        layout = Layout(tuple(shards), tuple(placed), series.checkpoints, ())
+        beside, notes = _companions(series, targets)
+        carried, left = _carried(series, kept, options)
     series = replace(series, notes=(*series.notes, *notes, *left))
-    folders = list(dict.fromkeys(shard.folder for shard in shards))
-    record = _record_maker(series, options, placed, beside.copied, folders, chosen)
+    folders = list(dict.fromkeys(shard.folder for shard in layout.shards))
+    record = _record_maker(series, options, placed, layout.shards, beside.copied, folders, chosen)
     places = targets if outputs is not None else [None] * len(rules)
     planned = [_plan_output(series, rule, target, record) for rule, target in zip(rules, places, strict=True)]
     plan = Plan(
@@ -89,20 +99,26 @@ def make_plan(
         options=options,
         engine=engine,
         tensors=tuple(placed),
+        pieces=layout.pieces,
+        sources=layout.sources,
+        renewed=layout.renewed,
         dropped=len(found) - len(kept),
-        shards=tuple(shards),
+        shards=layout.shards,
         outputs=tuple(planned),
         copies=tuple(beside.copied),
-        edited=edited_configs(series, options, beside.copied) if targets else {},
+        edited=edited_configs(series, options, beside.copied) if targets and options.format != SAME else {},
         carried=carried,
         updates=updates,
-        buffers=_plan_buffers(series, options, engine, placed, planned),
+        buffers=_plan_buffers(layout.sources, options, engine, layout.pieces, planned),
         warnings=(*_warnings(series, planned, placed, beside.outside), *standing),
     )
     _refuse_long_headers(plan)
     if not look_only:
         for target in targets:
-            refuse_foreign(target, [DOCUMENT, *(shard.name for shard in shards), *beside.copied])
+            if target.is_file:
+                refuse_foreign(target, [document_beside(target.path).name] if options.format == SAME else [])
+            else:
+                refuse_foreign(target, [DOCUMENT, *(shard.name for shard in layout.shards), *beside.copied])
     return plan
 
 
@@ -146,28 +162,44 @@ def _refuse_long_headers(plan: Plan) -> None:
 
 
 def _find_targets(
-    series: Series, outputs: Sequence[str | os.PathLike[str] | None], *, overwrite: bool, look_only: bool
+    series: Series, outputs: Sequence[str | os.PathLike[str] | None], options: PlanOptions, *, look_only: bool
 ) -> tuple[list[Target], list[str]]:
     """Where outputs go; and, if this is only a look, warnings about what stands there."""
     if any(path is not None and not os.fspath(path) for path in outputs):
         raise UsageError("--output is empty", hint="is a variable of the shell not set?")
     targets, standing = [], []
-    for path in [default_output(series) if path is None else Path(path) for path in outputs]:
+    same = options.format == SAME
+    for path in [default_output(series, same=same) if path is None else Path(path) for path in outputs]:
         try:
-            targets.append(find_target(path, series, overwrite=overwrite))
+            targets.append(find_target(path, series, overwrite=options.overwrite, same=same, look_only=look_only))
         except InTheWayError as error:
             if not look_only:
                 raise
-            targets.append(Target(path, path.suffix == SUFFIX))
+            targets.append(Target(path, series.last.directory is None if same else path.suffix == SUFFIX))
             standing.append(f"{error}; belay average will ask: {error.hint}")
     _refuse_same(targets)
     for target in targets:
-        if target.is_file and (folders := series.last.weights.parts):
+        if target.is_file and not same and (folders := series.last.weights.parts):
             raise UsageError(
                 f"{target.path} is one file, and the checkpoints are several models: {listed(list(folders))}",
                 hint=f"write a directory: -o {target.path.stem}",
             )
     return targets, standing
+
+
+def _in_its_files(
+    series: Series,
+    options: PlanOptions,
+    kept: Sequence[PlannedTensor],
+    found: Mapping[str, Tensor],
+    updates: Sequence[Pair],
+) -> tuple[Layout, list[str]]:
+    """The layout in the files of the last checkpoint, and notes about which of them are left."""
+    refuse_other_shape(options, dropped=sorted(found.keys() - {tensor.name for tensor in kept}), updates=bool(updates))
+    files = same_files(series.last, without_optimizer=options.without_optimizer)
+    notes = [f"{listed(list(files.left_out))}: of an optimizer, and left out"] if files.left_out else []
+    notes += [f"{name} is a link that leads out of its checkpoint; it is not copied" for name in files.outside]
+    return lay_out_same(series, kept, files), notes
 
 
 def _companions(series: Series, targets: Iterable[Target]) -> tuple[Companions, list[str]]:
@@ -197,15 +229,15 @@ def _carried(
 
 
 def _plan_buffers(
-    series: Series,
+    sources: Sequence[Checkpoint],
     options: PlanOptions,
     engine: str,
-    tensors: Iterable[PlannedTensor],
+    pieces: Iterable[PlannedTensor],
     outputs: Sequence[PlannedOutput],
 ) -> Buffers:
-    source_bytes, output_bytes = widest_elements(tensors)
-    remote = any(is_remote(file.path) for checkpoint in series.checkpoints for file in checkpoint.files)
-    in_pieces = any(isinstance(place, StoredPieces) for place in (series.last.weights.places or {}).values())
+    source_bytes, output_bytes = widest_elements(pieces)
+    remote = any(is_remote(file.path) for checkpoint in sources for file in checkpoint.files)
+    in_pieces = any(isinstance(place, StoredPieces) for place in (sources[-1].weights.places or {}).values())
     read = np.any([output.coefficients for output in outputs], axis=0)
     return plan_buffers(
         outputs=len(outputs),
@@ -296,13 +328,14 @@ def _record_maker(
     series: Series,
     options: PlanOptions,
     tensors: Sequence[PlannedTensor],
+    shards: Sequence[Shard],
     copies: Sequence[str],
     folders: list[str],
     chosen: Mapping[str, Any] | None,
 ) -> Callable[[Rule, list[float], Target | None], Record]:
     """What makes the record of one output of a plan; all but the rule and the copies is the same for all of them."""
     names = {tensor.name for tensor in tensors}
-    weights = series.last.weights
+    weights, same = series.last.weights, options.format == SAME
 
     def make(rule: Rule, coefficients: list[float], target: Target | None) -> Record:
         return Record(
@@ -314,11 +347,12 @@ def _record_maker(
             command=canonical_command(series, rule, options.arguments()),
             copies={} if target is None or target.is_file else dict.fromkeys(copies, PLACEHOLDER),
             aliases={name: kept for name, kept in weights.aliases.items() if kept in names},
-            components=tuple(folders) if weights.parts else (),
+            components=tuple(weights.parts if same else folders) if weights.parts else (),
             lora=options.lora,
             left_out=tuple(series.left_out),
             chosen=chosen,
-            digests={tensor.name: PLACEHOLDER for tensor in tensors},
+            digests={} if same else {tensor.name: PLACEHOLDER for tensor in tensors},
+            files=files_of(target, [shard.name for shard in shards]) if same else {},
         )
 
     return make

@@ -13,6 +13,9 @@ from belay_cli.planning.policies import Policies
 
 Dtype = Literal["same", "float64", "float32", "bfloat16", "float16"]
 Lora = Literal["delta", "factors"]
+Format = Literal["safetensors", "same"]
+
+SAME = "same"  # as the last checkpoint has it
 
 _DTYPES = {
     "fp64": "float64",
@@ -37,6 +40,10 @@ class OutputOptions(Options):
     panel: ClassVar[str] = "The output"
 
     dtype: Annotated[Dtype, Option("Of the output.", also=_DTYPES)] = "same"
+    format: Annotated[Format | None, Option("same: the last checkpoint with the average in it, to train on from.")] = (
+        None
+    )
+    without_optimizer: Annotated[bool, Option("With --format same: leave out its files of optimizers.")] = False
     lora: Annotated[
         Lora | None,
         Option("Adapters: the updates B·A, or A and B as they are.", also={"deltas": "delta", "factor": "factors"}),
@@ -46,8 +53,20 @@ class OutputOptions(Options):
     overwrite: Annotated[bool, Option("Replace what belay wrote there before.")] = False
 
     def __post_init__(self) -> None:
-        """Refuse a rank that has no meaning."""
+        """Refuse what does not go together."""
         super().__post_init__()
+        if self.format == SAME and self.dtype != "same":
+            raise UsageError(
+                f"--dtype {self.dtype} does not go with --format same, which leaves every number the room that it has",
+                hint="leave one of them out",
+            )
+        if self.format == SAME and self.max_shard_size is not None:
+            raise UsageError(
+                "--max-shard-size does not go with --format same: the files are those of the last checkpoint",
+                hint="leave one of them out",
+            )
+        if self.format == "safetensors" and self.without_optimizer:
+            raise UsageError("--without-optimizer goes with --format same", hint="safetensors never hold an optimizer")
         if self.lora_rank is not None and (self.lora != "delta" or self.lora_rank < 1):
             raise UsageError("--lora-rank is a number of 1 or more, and goes with --lora delta")
 
@@ -96,6 +115,8 @@ class PlanOptions(OutputOptions, RunOptions):
     def arguments(self) -> list[str]:
         """The command-line words that the bytes of the tensors depend on."""
         words = [] if self.dtype == "same" else ["--dtype", self.dtype]
+        words += ["--format", SAME] if self.format == SAME else []
+        words += ["--without-optimizer"] if self.without_optimizer else []
         words += ["--lora", self.lora] if self.lora else []
         words += ["--lora-rank", str(self.lora_rank)] if self.lora_rank else []
         return self.policies.arguments() + words + (["--allow-nonfinite"] if self.allow_nonfinite else [])

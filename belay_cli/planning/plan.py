@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from belay_cli.checkpoints import Series
+from belay_cli.checkpoints import Checkpoint, Series
 from belay_cli.checkpoints.adapters.lora import Pair
 from belay_cli.checkpoints.directory import INDEX_SUFFIX, STANDARD_STEMS
 from belay_cli.checkpoints.weights import inside
@@ -20,12 +20,13 @@ from belay_cli.planning.layout import (
     index,
     sealed_header,
 )
-from belay_cli.planning.options import PlanOptions
+from belay_cli.planning.options import SAME, PlanOptions
 from belay_cli.planning.policies import AVERAGE, LAST
+from belay_cli.planning.same import Renewed
 from belay_cli.planning.target import Target
-from belay_cli.record import DOCUMENT, PREFIX, Record
+from belay_cli.record import DOCUMENT, PREFIX, Record, document_beside
 from belay_cli.rules import Float64Array, Rule, Summary
-from belay_cli.storage.files import AnyPath
+from belay_cli.storage.files import AnyPath, StoredFile
 
 TORCH = "torch"  # the engine that is on every machine
 
@@ -48,12 +49,21 @@ class PlannedOutput:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a replay will do. `tensors` are in the order of the output's bytes; sizes in bytes."""
+    """What a replay will do. Sizes are in bytes.
+
+    `tensors` and `series` are what a person means. The bytes are told by `pieces`, in the order of the output's, and by
+    `sources`, the checkpoints in which these are found by their names: the same, but for an output in the files of the
+    last checkpoint, of which a tensor may be several pieces, and what lies between them one too. `renewed` are the
+    checksums in such files that are not those of the last checkpoint.
+    """
 
     series: Series
     options: PlanOptions
     engine: str  # of the arithmetic, if the processor does it
     tensors: tuple[PlannedTensor, ...]
+    pieces: tuple[PlannedTensor, ...]
+    sources: tuple[Checkpoint, ...]
+    renewed: tuple[Renewed, ...]
     dropped: int
     shards: tuple[Shard, ...]
     outputs: tuple[PlannedOutput, ...]
@@ -68,6 +78,17 @@ class Plan:
     def read_checkpoints(self) -> list[int]:
         """The checkpoints that are read: those with a coefficient in some output."""
         return [t for t in range(len(self.series.ticks)) if any(output.coefficients[t] for output in self.outputs)]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the output has the files of the last checkpoint."""
+        return self.options.format == SAME
+
+    @property
+    def files_read(self) -> list[StoredFile]:
+        """The files that something is read of."""
+        taken = dict.fromkeys([*self.read_checkpoints, *([len(self.sources) - 1] if self.is_same else [])])
+        return [file for t in taken for file in self.sources[t].files]
 
     @cached_property
     def aliases(self) -> dict[str, str]:
@@ -87,8 +108,8 @@ class Plan:
     @property
     def data_read(self) -> int:
         """Bytes of tensor data that the replay reads."""
-        averaged = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == AVERAGE)
-        last = sum(_source_bytes(tensor) for tensor in self.tensors if tensor.action == LAST)
+        averaged = sum(_source_bytes(piece) for piece in self.pieces if piece.action == AVERAGE)
+        last = sum(_source_bytes(piece) for piece in self.pieces if piece.action == LAST)
         factors = sum(self.series.last.tensors[name].nbytes for pair in self.updates for name in pair)
         return (averaged + factors) * len(self.read_checkpoints) + last
 
@@ -101,7 +122,7 @@ class Plan:
     @cached_property
     def itemsizes(self) -> tuple[int, int]:
         """Bytes of the widest element that is read, and of the widest that is written."""
-        return widest_elements(self.tensors)
+        return widest_elements(self.pieces)
 
     def metadata(self, record: Record, folder: str = "") -> dict[str, str]:
         """The metadata of the files in one folder of an output, but for the digests.
@@ -114,7 +135,9 @@ class Plan:
         return {**self.carried.get(folder, {}), **second, **record.entries()}
 
     def headers(self, record: Record) -> list[bytes]:
-        """The header of each shard of one output, with what its record knows by then."""
+        """The header of each shard of one output, with what its record knows by then; of another's files, none."""
+        if self.is_same:
+            return [b""] * len(self.shards)
         entries = {folder: self.metadata(record, folder) for folder in self.folders}
         parts = [(shard.folder, self.tensors_of(number)) for number, shard in enumerate(self.shards)]
         return [
@@ -142,6 +165,8 @@ class Plan:
 
     def indices(self) -> dict[str, bytes]:
         """Name and content of the index of every folder with several shards."""
+        if self.is_same:
+            return {}
         stems, count = output_stems(self.series), Counter(shard.folder for shard in self.shards)
         return {
             inside(folder, stems[folder] + INDEX_SUFFIX): index(self.tensors, self.shards, folder)
@@ -154,6 +179,11 @@ class Plan:
         """Of all files of all outputs."""
         return sum(sum(self.files(output).values()) for output in self.outputs)
 
+    def weight_bytes(self, output: PlannedOutput) -> int:
+        """Of the files of one output that hold its pieces."""
+        heads = self.header_sizes[self.outputs.index(output)]
+        return sum(heads) + sum(shard.nbytes for shard in self.shards)
+
     def files(self, output: PlannedOutput) -> dict[Path, int]:
         """Every file that one output consists of, with its size."""
         target = output.target
@@ -161,11 +191,12 @@ class Plan:
             return {}
         heads = self.header_sizes[self.outputs.index(output)]
         sizes = [head + shard.nbytes for head, shard in zip(heads, self.shards, strict=True)]
+        document = self._document_sizes[self.outputs.index(output)]
         if target.is_file:
-            return {target.path: sizes[0]}
+            return {target.path: sizes[0]} | ({document_beside(target.path): document} if self.is_same else {})
         files = {target.path / shard.name: size for shard, size in zip(self.shards, sizes, strict=True)}
         files |= {target.path / name: len(content) for name, content in self.indices().items()}
-        files[target.path / DOCUMENT] = self._document_sizes[self.outputs.index(output)]
+        files[target.path / DOCUMENT] = document
         if self.copies:
             directory = copies_from(self.series)
             sizes_of = {name: len(content) for name, content in self.edited.items()}

@@ -18,11 +18,12 @@ from belay_cli.checkpoints.companions import is_companion
 from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.checkpoints.weights import inside, without
 from belay_cli.errors import CheckpointError, InTheWayError, OutputError, UsageError
-from belay_cli.formats import SUFFIX
+from belay_cli.formats import SUFFIX, TORCH_SUFFIXES
 from belay_cli.formats.safetensors import WeightFile, read_header
 from belay_cli.formats.shards import is_shard
-from belay_cli.record import DOCUMENT, LOCAL
-from belay_cli.storage.files import is_plain_name, is_remote
+from belay_cli.record import DOCUMENT, LOCAL, document_beside, read_beside
+from belay_cli.storage.blocks import file_digests
+from belay_cli.storage.files import available_cores, is_plain_name, is_remote
 from belay_cli.storage.json_file import read_json
 
 _ELSEWHERE = "write somewhere else: -o"
@@ -101,16 +102,30 @@ def workplace_name(path: Path) -> str:
     return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.belay"
 
 
-def default_output(series: Series) -> Path:
-    """`belay-average.safetensors` for files, `belay-average` for directories, in the current directory."""
-    return Path("belay-average.safetensors" if series.last.directory is None else "belay-average")
+def default_output(series: Series, *, same: bool = False) -> Path:
+    """`belay-average.safetensors` for files, `belay-average` for directories, in the current directory.
+
+    same: an output in the files of the last checkpoint, whose suffix it then has.
+    """
+    if series.last.directory is not None:
+        return Path("belay-average")
+    return Path("belay-average" + (suffix_of(series.last.path.name) if same else SUFFIX))
 
 
-def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
-    """Look at what is there. Raises OutputError if it may not be replaced, UsageError if it cannot be an output."""
+def suffix_of(name: str) -> str:
+    """`.pth.tar` is one."""
+    return ".pth.tar" if name.endswith(".pth.tar") else Path(name).suffix
+
+
+def find_target(path: Path, series: Series, *, overwrite: bool, same: bool = False, look_only: bool = False) -> Target:
+    """Look at what is there. Raises OutputError if it may not be replaced, UsageError if it cannot be an output.
+
+    same: the output has the files of the last checkpoint; of an older one it is then known only by its digests whether
+    it is still what was written, and they are taken unless this is only a look.
+    """
     _refuse_no_path(str(path))
     path = in_home(path)
-    is_file = path.suffix == SUFFIX
+    is_file = series.last.directory is None if same else path.suffix == SUFFIX
     _keep_clear_of_inputs(path, series)
     parent = path.absolute().parent
     if len(os.fsencode(path.absolute().name)) > _LONGEST_NAME:
@@ -125,13 +140,34 @@ def find_target(path: Path, series: Series, *, overwrite: bool) -> Target:
             file=path,
             hint="write it under a name of its own: -o average.safetensors",
         )
-    if not is_file and path.suffix.lower() in _OTHER_SUFFIXES:
+    if same:
+        _refuse_other_kind(path, series, is_file)
+    elif not is_file and path.suffix.lower() in _OTHER_SUFFIXES:
         raise OutputError("is not a name for safetensors", file=path, hint=f"-o {shlex.quote(path.stem + SUFFIX)}")
     if not path.exists() and not path.is_symlink():
         return Target(path, is_file, is_new=True)
+    known = _Known(look_only)
     if is_file:
-        return _existing_file(path, overwrite)
-    return _existing_directory(path, overwrite)
+        return _existing_file(path, overwrite, known)
+    return _existing_directory(path, overwrite, known)
+
+
+def _refuse_other_kind(path: Path, series: Series, is_file: bool) -> None:
+    """Raise OutputError for a name that says something else than what an output in the files of a checkpoint is."""
+    last = series.last.path
+    if is_file and path.suffix not in TORCH_SUFFIXES:
+        mend = path.with_suffix("") if path.suffix == SUFFIX else path
+        raise OutputError(
+            f"is not a name for a torch file, as {last} is one",
+            file=path,
+            hint=f"-o {shlex.quote(str(mend) + suffix_of(last.name))}, or leave out --format same",
+        )
+    if not is_file and path.suffix == SUFFIX:
+        raise OutputError(
+            f"is not a name for a directory, as {last} is one",
+            file=path,
+            hint=f"-o {shlex.quote(str(path.with_suffix('')))}, or leave out --format same",
+        )
 
 
 def _refuse_no_path(text: str) -> None:
@@ -169,19 +205,46 @@ def _is_in(inner: str, outer: str) -> bool:
     return inner.startswith(outer.rstrip(os.sep) + os.sep)
 
 
-def _existing_file(path: Path, overwrite: bool) -> Target:
-    if not path.is_file() or _written_by_belay(path) is None:
+class _Known:
+    """Outputs in the files of a checkpoint, known by their records."""
+
+    def __init__(self, look_only: bool) -> None:
+        self._look_only = look_only
+
+    def ours(self, path: Path) -> set[str]:
+        """The names of the files that belay wrote there, as far as each is still what was written."""
+        try:
+            record = read_beside(path)
+        except CheckpointError:
+            record = None
+        if record is None:
+            return set()
+        where = {name: path / name if path.is_dir() else path for name in record.files}
+        there = {name: file for name, file in where.items() if file.is_file()}
+        if self._look_only:
+            return set(there)
+        found = file_digests(there, available_cores())
+        return {name for name, digest in found.items() if digest == record.files[name]}
+
+
+def _existing_file(path: Path, overwrite: bool, known: _Known) -> Target:
+    if not path.is_file():
+        raise InTheWayError("exists, and belay did not write it", file=path, hint=_ELSEWHERE)
+    same = path.suffix != SUFFIX and document_beside(path).is_file()
+    if same and not overwrite:
+        raise _exists(path)
+    if not (known.ours(path) if same else _written_by_belay(path)):
         raise InTheWayError("exists, and belay did not write it", file=path, hint=_ELSEWHERE)
     if not overwrite:
         raise _exists(path)
-    return Target(path, True, (path.name,))
+    return Target(path, True, (path.name, document_beside(path).name) if same else (path.name,))
 
 
 def _exists(path: Path) -> InTheWayError:
     return InTheWayError("exists", file=path, hint="say --overwrite, or write somewhere else: -o")
 
 
-def _existing_directory(path: Path, overwrite: bool) -> Target:
+def _existing_directory(path: Path, overwrite: bool, known: _Known) -> Target:
     if not path.is_dir():
         raise InTheWayError("exists and is not a directory", file=path, hint=_ELSEWHERE)
     entries = sorted(entry.name for entry in path.iterdir() if entry.name != workplace_name(path))
@@ -192,6 +255,7 @@ def _existing_directory(path: Path, overwrite: bool) -> Target:
         raise _exists(path)
     record = _record(path)
     ours = {DOCUMENT, LOCAL, *_recorded_copies(record.get("copies"))} if record else set()
+    ours |= known.ours(path)
     for folder in dict.fromkeys(["", *_recorded_folders(record.get("components"))]):
         ours |= _written_in(path, folder)
     replaced = {name for name in ours if (path / name).is_file()}
@@ -274,8 +338,16 @@ def _is_index_of(path: Path, files: set[str]) -> bool:
 
 
 def refuse_foreign(target: Target, names: Iterable[str]) -> None:
-    """Raise OutputError if one of the files to be written stands there already and is not belay's."""
+    """Raise OutputError if one of the files to be written stands there already and is not belay's.
+
+    names: below the directory of the target, or beside its file.
+    """
     if target.is_file:
+        for name in names:
+            if name not in target.replaced and target.path.with_name(name).exists():
+                raise InTheWayError(
+                    "exists, and belay did not write it", file=target.path.with_name(name), hint=_ELSEWHERE
+                )
         return
     for name in names:
         if name not in target.replaced and (target.path / name).exists():

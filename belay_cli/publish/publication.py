@@ -16,7 +16,7 @@ from belay_cli.publish.contents import contents
 from belay_cli.publish.destination import Destination
 from belay_cli.publish.push import NOWHERE, Changes, landed, look
 from belay_cli.publish.results import read_eval_results
-from belay_cli.record import DOCUMENT, Record
+from belay_cli.record import DOCUMENT, Record, read_beside
 from belay_cli.show.listener import Listener
 from belay_cli.show.report import FileAction, PushReport
 from belay_cli.storage.files import available_cores
@@ -115,6 +115,16 @@ class Publication:
         if not (self._destination.create_pr and self._remote.exists):
             return None
         return landed(self._hub, self._destination, self._remote.parent, uploads)
+
+
+def refuse_same(output: Path) -> None:
+    """Raise PublishError for an output in the files of its last checkpoint: with its optimizer, and no safetensors."""
+    if read_beside(output) is not None:
+        raise PublishError(
+            "has the files of its last checkpoint, to train on from; what is published is safetensors",
+            file=output,
+            hint="make the average once more without --format same, and publish that",
+        )
 
 
 def _published(card: RemoteFile) -> str:

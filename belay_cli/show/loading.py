@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from belay_cli.formats.dcp import METADATA
+
 # The end of an architecture's name -> its task; with `AutoModel` before it, the class of transformers that loads it.
 HEADS = {
     "ForCausalLM": "text-generation",
@@ -90,6 +92,17 @@ def _auto_class(config: Mapping[str, Any], name: str) -> str:
     if head or name.endswith("LMHeadModel"):
         return "AutoModel" + (head or "ForCausalLM")
     return "AutoModel" if name.endswith("Model") or "auto_map" in config else name
+
+
+def load_line_of_same(output: Path) -> str | None:
+    """The same of an output in the files of its last checkpoint; None if only its trainer knows how."""
+    if not output.is_dir():
+        return f"torch.load({quoted(str(output))})"
+    if (output / METADATA).is_file():
+        return f"torch.distributed.checkpoint.load(state_dict, checkpoint_id={quoted(str(output))})"
+    copies = [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()]
+    loader = find_loader(copies, _config(output))
+    return f"{loader.library}.{loader.call(str(output))}" if loader else None
 
 
 def load_line(output: Path) -> str:

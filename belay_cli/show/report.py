@@ -64,7 +64,7 @@ class Report(Shown):
     `processes` worked together, each with `threads`. `rule` has its method, unit and parameters. `discarded_energy`: of
     adapters averaged as updates, the most that any lost to its rank, √(Σ cut σ² / Σ σ²). `estimate`: how long it was
     expected to take here, in all and by part; None where that cannot be told, or nobody asked: `average` in Python does
-    not.
+    not. `format`: `same` for an output in the files of the last checkpoint.
     """
 
     command: str
@@ -88,6 +88,7 @@ class Report(Shown):
     notes: list[str]
     discarded_energy: float | None
     estimate: Estimate | None = None
+    format: str = "safetensors"
     text: str = field(repr=False, compare=False, default="")
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from belay_cli.planning import Plan, PlannedOutput
 from belay_cli.planning.estimate import Estimate
 from belay_cli.record import Record
 from belay_cli.show import sentences
-from belay_cli.show.loading import load_line
+from belay_cli.show.loading import load_line, load_line_of_same
 from belay_cli.show.report import PushReport, Report
 from belay_cli.show.styles import DONE, ERROR, STRONG
 from belay_cli.show.tables import columns, weight_rows
@@ -81,7 +81,7 @@ def average_lines(
         line.stylize(ERROR if wrong else "")
         yield line
     yield Text()
-    where = " --checkpoints RUN" if name.endswith(".safetensors") else ""  # a file does not know where they lay
+    where = " --checkpoints RUN" if Path(name).is_file() else ""  # a file does not know where they lay
     yield Text(f"check every byte: belay verify {shlex.quote(name)}{where}")
 
 
@@ -104,9 +104,12 @@ def finished_line(done: Report, *, unicode: bool) -> Text:
 def next_lines(done: Report, *, width: int | None) -> Iterator[Text]:
     """What one does with an output, each on a line of its own, which is never folded, so that it can be copied."""
     output = shlex.quote(done.output)
-    lines = [("load it:", load_line(Path(done.output)))]
-    if not done.output.endswith(".safetensors"):  # a file does not know where its checkpoints lay
-        lines += [("check it:", f"belay verify {output}"), ("publish it:", f"belay push {output} ORG/NAME")]
+    same = done.format == "same"
+    how = load_line_of_same(Path(done.output)) if same else load_line(Path(done.output))
+    lines = [("load it:", how)] if how else []
+    if Path(done.output).is_dir():  # a file does not know where its checkpoints lay
+        lines += [("check it:", f"belay verify {output}")]
+        lines += [("publish it:", f"belay push {output} ORG/NAME")] if not same else []
     room = max(len(what) for what, _ in lines)
     for what, how in lines:
         line = Text(f"  {what:<{room}}  {words.printable(how)}")

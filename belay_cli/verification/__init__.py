@@ -8,6 +8,7 @@ checks   what is asked, and how far the asking has come
 alone    what can be asked without the checkpoints
 headers  whether the headers are those that were written
 beside   whether the files beside the weights are those that were written
+same     the same of an output in the files of its last checkpoint
 inputs   whether the checkpoints are those recorded
 values   the values again
 """

@@ -17,6 +17,7 @@ from belay_cli.storage.files import OpenFiles
 from belay_cli.verification.beside import check_files, content, missing, wrong_copy, wrong_index
 from belay_cli.verification.checks import FAILED, HELD, Check, Counter, Progress
 from belay_cli.verification.headers import check_headers
+from belay_cli.verification.same import check_same, check_same_unread, same_record
 
 _AS_IT_IS = Opening(allow_averages=True, as_it_is=True)  # whatever an output is called
 _DIGEST_BYTES = 4 << 20  # read at a time
@@ -30,6 +31,9 @@ def check_alone(
 
     Raises CheckpointError if it cannot be read at all, or has no record.
     """
+    if (same := same_record(output)) is not None:
+        average, checks = check_same(output, same, _check_coefficients(same), threads, progress)
+        return average, [same], checks
     try:
         average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
     except CheckpointError as error:
@@ -46,6 +50,9 @@ def check_alone(
 
 def check_unread(average: Checkpoint) -> tuple[list[Record], tuple[Check, Check, Check]]:
     """What can be checked without reading a weight: files, record, coefficients. Raises CheckpointError."""
+    if isinstance(average.path, Path) and (same := same_record(average.path)) is not None:
+        record = Check("record", HELD, "lies beside the weights")
+        return [same], (check_same_unread(average.path, same), record, _check_coefficients(same))
     records = [read_record(file.metadata, str(file.path)) for file in average.files]
     first = records[0]
     return records, (_check_structure(average, first), _check_record(average, records), _check_coefficients(first))
@@ -54,6 +61,8 @@ def check_unread(average: Checkpoint) -> tuple[list[Record], tuple[Check, Check,
 def recorded(output: Path) -> Record | None:
     """What an output says of itself; None if it cannot be read, which is said when it is checked."""
     try:
+        if (same := same_record(output)) is not None:
+            return same
         average = open_checkpoint(output, _AS_IT_IS, needs_step=False)
         return read_record(average.files[0].metadata, str(output))
     except BelayError:

@@ -20,7 +20,7 @@ from typing import Any
 
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import Contents, Layout, Places
-from belay_cli.formats.dcp.metadata import DcpMetadata, read_metadata
+from belay_cli.formats.dcp.metadata import DcpMetadata, TensorEntry, read_metadata
 from belay_cli.formats.dcp.piece_reader import PiecePlace, PieceReader
 from belay_cli.formats.dcp.tensors import FoundTensor, find_places, read_tensor
 from belay_cli.formats.dcp.tree import DcpLeaf, tree
@@ -63,6 +63,19 @@ def read_dcp(directory: AnyPath, read: Read | None = None) -> Iterator[Contents]
             locate=lambda named: _locate(file, directory, opens, metadata, named),
             keys_known=bool(metadata.paths),
         )
+
+
+def dcp_archives(directory: AnyPath) -> dict[str, list[tuple[int, int]]]:
+    """By the name of each file in a directory, from where to where the pieces in it reach, in order."""
+    with _reader(directory) as opens:
+        file, read_at = opens(METADATA)
+        metadata = read_metadata(file, read_at)
+    tensors = {fqn for fqn, entry in metadata.entries.items() if isinstance(entry, TensorEntry)}
+    found: dict[str, set[tuple[int, int]]] = {}
+    for pieces in find_places(file, metadata.storage, tensors).values():
+        for place in pieces.values():
+            found.setdefault(place.name, set()).add((place.begin, place.begin + place.length))
+    return {name: sorted(ranges) for name, ranges in found.items()}
 
 
 @contextlib.contextmanager

@@ -49,11 +49,15 @@ class ZipRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Archive:
-    """The records of a torch file by name, without the directory that they share; sizes and offsets in bytes."""
+    """The records of a torch file by name, without the directory that they share; sizes and offsets in bytes.
+
+    `directory`: where the list of them begins, at the end of the file.
+    """
 
     file: StoredFile
     read_at: ReadAt
     records: dict[str, ZipRecord]
+    directory: int
 
     def offset(self, name: str) -> int:
         """Where a record's bytes begin in the file. Raises CheckpointError if its own header contradicts."""
@@ -96,7 +100,7 @@ def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
     if len(records) < len(entries):
         raise _lie(file, "two records have one name")
     _refuse_cases(file, records)
-    archive = Archive(file, read_at, records)
+    archive = Archive(file, read_at, records, begin)
     _check_byte_order(archive)
     return archive
 
