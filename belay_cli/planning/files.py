@@ -24,7 +24,8 @@ OPTIMIZER = re.compile(
 class SameFiles(NamedTuple):
     """Names below the directory of the checkpoint, `/` between, in order, and the files; of a file, itself alone.
 
-    `left_out`: those that are files of an optimizer, where nobody wants them; `outside`: links that lead elsewhere.
+    `left_out`: those that are files of an optimizer, where nobody wants them; `outside`: links that lead elsewhere, or
+    to the weights.
     """
 
     names: tuple[str, ...]
@@ -69,8 +70,8 @@ def same_files(last: Checkpoint, *, without_optimizer: bool) -> SameFiles:
 
 def _no_files(last: Checkpoint) -> UsageError:
     return UsageError(
-        f"--without-optimizer: {last.path} has no file of its own for an optimizer, which lies among all else if there "
-        "is one",
+        f"--without-optimizer: {last.path} has no file of its own for an optimizer; if there is one, it lies among all "
+        "else",
         hint="leave it out, or write safetensors, which hold the weights alone: leave out --format same",
     )
 

@@ -198,7 +198,10 @@ def _in_its_files(
     refuse_other_shape(options, dropped=sorted(found.keys() - {tensor.name for tensor in kept}), updates=bool(updates))
     files = same_files(series.last, without_optimizer=options.without_optimizer)
     notes = [f"{listed(list(files.left_out))}: of an optimizer, and left out"] if files.left_out else []
-    notes += [f"{name} is a link that leads out of its checkpoint; it is not copied" for name in files.outside]
+    notes += [
+        f"{name} is a link that leads out of its checkpoint, or to its weights; it is not copied"
+        for name in files.outside
+    ]
     return lay_out_same(series, kept, files), notes
 
 

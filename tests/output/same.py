@@ -59,7 +59,7 @@ def loaded(path: Path | str) -> Any:
     return torch.load(path, weights_only=True)
 
 
-def changed(one: bytes, other: bytes) -> set[int]:
+def changed(one: bytes | bytearray, other: bytes) -> set[int]:
     """Where two files of one length differ."""
     assert len(one) == len(other)
     return {i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
