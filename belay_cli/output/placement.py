@@ -143,9 +143,10 @@ def settle(path: Path) -> None:
     if workplace is None:
         return
     try:
+        if not workplace.new.exists():  # all was in place
+            workplace.remove()
+            return
         if not workplace.moves.exists():
-            if not workplace.new.exists():  # all was in place
-                workplace.remove()
             return
         moves = _read_moves(workplace)
         if moves["how"] in ("files", "beside"):

@@ -13,7 +13,7 @@ _START = 10.0  # seconds of arithmetic that are hardly worth torch and CUDA, whi
 
 def gpu_pays(plan: Plan) -> bool:
     """Whether the arithmetic takes the processor so much longer than reading that a GPU is plausibly faster."""
-    elements = sum(tensor.elements for tensor in plan.tensors if tensor.action == AVERAGE)
+    elements = sum(piece.elements for piece in plan.pieces if piece.action == AVERAGE)
     each = _BY_TORCH if plan.engine == TORCH else _KERNEL
     seconds = elements * len(plan.read_checkpoints) * len(plan.outputs) * each / plan.buffers.threads
     return seconds > max(_START, 2 * plan.data_read / _FASTEST_READ)

@@ -34,6 +34,7 @@ REPORT = {
     "notes": list,
     "discarded_energy": type(None),
     "estimate": dict if chosen_engine() != TORCH else type(None),
+    "format": str,
     "published": type(None),
 }
 

@@ -37,7 +37,7 @@ def planned(tmp_path: Path, *, outputs: int = 1, elements: int = 0, **options: A
     first = next(i for i, tensor in enumerate(plan.tensors) if tensor.action == "average")
     tensors = list(plan.tensors)
     tensors[first] = tensors[first]._replace(elements=elements or tensors[first].elements)
-    return replace(plan, tensors=tuple(tensors), outputs=plan.outputs * outputs, engine="avx2")
+    return replace(plan, pieces=tuple(tensors), outputs=plan.outputs * outputs, engine="avx2")
 
 
 def test_a_gpu_pays_where_arithmetic_takes_longer_than_reading(tmp_path: Path) -> None:
