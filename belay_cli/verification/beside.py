@@ -53,7 +53,7 @@ def check_files(average: Checkpoint, record: Record) -> Check:
         if wrong := _differs(directory, name, digest, _LARGEST):
             return Check("files", FAILED, wrong)
     has_local = _is_there(directory / LOCAL)  # which is not published
-    if has_local and record.is_sealed and (wrong := _wrong_local(directory / LOCAL)):
+    if has_local and record.is_sealed and (wrong := wrong_local(directory / LOCAL)):
         return Check("files", FAILED, f"{LOCAL} {wrong}")
     if not record.is_sealed:
         return Check("files", NOT_CHECKED, "an older belay wrote it, with no digests of the files beside the weights")
@@ -87,7 +87,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _wrong_local(path: Path) -> str:
+def wrong_local(path: Path) -> str:
     """What is wrong with .belay/local.json; empty if it is as it was written."""
     try:
         text = content(path)

@@ -8,8 +8,9 @@ from pathlib import Path
 from belay_cli.checkpoints.checkpoint import Checkpoint, document_beside, open_checkpoint
 from belay_cli.checkpoints.weights import Opening
 from belay_cli.errors import CheckpointError
-from belay_cli.record import DOCUMENT, Record, read_beside
+from belay_cli.record import DOCUMENT, LOCAL, Record, read_beside
 from belay_cli.storage.blocks import file_digests
+from belay_cli.verification.beside import wrong_local
 from belay_cli.verification.checks import FAILED, HELD, Check, Progress
 
 _MAKE_AGAIN = "make it again from its checkpoints"
@@ -39,6 +40,8 @@ def check_same(
             raise CheckpointError(wrong.detail, file=output, hint=_MAKE_AGAIN) from error
         raise
     where = DOCUMENT if output.is_dir() else document_beside(output).name
+    if output.is_dir() and (output / LOCAL).exists() and (other := wrong_local(output / LOCAL)):
+        return average, [structure, Check("record", FAILED, f"{LOCAL} {other}"), digests, coefficients]
     return average, [structure, Check("record", HELD, f"{where} is what was written"), digests, coefficients]
 
 
