@@ -83,8 +83,8 @@ def average(
     series, and a report of each is returned. progress: show a bar. The other options are those of `belay average`:
 
     - of the series: unit, order, from_step, to_step, every, allow_averages, subfolder, state_key, source
-    - of the output: dtype, average, last, drop (globs of tensor names, one or several), lora, lora_rank,
-      max_shard_size, overwrite
+    - of the output: dtype, format, without_optimizer, average, last, drop (globs of tensor names, one or several),
+      lora, lora_rank, max_shard_size, overwrite
     - of the run: device, threads, max_memory, sync, drop_cache, allow_nonfinite
 
     Raises UsageError for options that cannot be, and another BelayError for what fails.

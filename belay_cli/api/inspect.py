@@ -29,7 +29,7 @@ from belay_cli.record import DOCUMENT
 from belay_cli.show.findings import Findings, FoundAverage
 from belay_cli.show.listener import Listener
 from belay_cli.storage.files import AnyPath
-from belay_cli.verification import FAILED, check_unread, missing, whole_record
+from belay_cli.verification import FAILED, check_unread, missing, paths_of, whole_record
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -113,7 +113,12 @@ def _average(checkpoint: Checkpoint) -> tuple[FoundAverage, list[BelayError]]:
     record = whole_record(records)
     files = [(name, file.size, "") for name, file in checkpoint.weights.named_files()]
     directory = checkpoint.directory
-    if isinstance(directory, Path):
+    if record.is_same:
+        files = [
+            (name, path.stat().st_size if path.is_file() else 0, "" if path.is_file() else "is missing")
+            for name, path in paths_of(Path(os.fspath(checkpoint.path)), record).items()
+        ]
+    elif isinstance(directory, Path):
         for name in (DOCUMENT, *record.copies):
             wrong_with = missing(directory, name)
             files.append((name, 0 if wrong_with else (directory / name).stat().st_size, wrong_with))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Output = Annotated[
     str | None,
     Option(
-        "NAME.safetensors, or a directory. Default: belay-average, with .safetensors if the inputs are files.",
+        "NAME.safetensors, a directory, or NAME.pt for --format same. Default: belay-average, with .safetensors if the "
+        "inputs are files.",
         metavar="PATH",
         short="-o",
         panel="The output",

@@ -128,8 +128,7 @@ def find_target(path: Path, series: Series, *, overwrite: bool, same: bool = Fal
     is_file = series.last.directory is None if same else path.suffix == SUFFIX
     _keep_clear_of_inputs(path, series)
     parent = path.absolute().parent
-    if len(os.fsencode(path.absolute().name)) > _LONGEST_NAME:
-        raise OutputError("cannot be written: its name is too long", file=path, hint="choose a shorter one: -o")
+    _refuse_long_name(path)
     if not parent.is_dir():
         raise OutputError(
             "cannot be written: its directory does not exist", file=path, hint=f"mkdir -p {shlex.quote(str(parent))}"
@@ -144,7 +143,11 @@ def find_target(path: Path, series: Series, *, overwrite: bool, same: bool = Fal
         _refuse_other_kind(path, series, is_file)
     elif not is_file and path.suffix.lower() in _OTHER_SUFFIXES:
         raise OutputError("is not a name for safetensors", file=path, hint=f"-o {shlex.quote(path.stem + SUFFIX)}")
+    if same and is_file:
+        _refuse_long_name(document_beside(path))
     if not path.exists() and not path.is_symlink():
+        if same and is_file and document_beside(path).is_file():
+            return _record_alone(path, overwrite)
         return Target(path, is_file, is_new=True)
     known = _Known(look_only)
     if is_file:
@@ -203,6 +206,25 @@ def _keep_clear_of_inputs(path: Path, series: Series) -> None:
 
 def _is_in(inner: str, outer: str) -> bool:
     return inner.startswith(outer.rstrip(os.sep) + os.sep)
+
+
+def _refuse_long_name(path: Path) -> None:
+    if len(os.fsencode(path.absolute().name)) > _LONGEST_NAME:
+        raise OutputError("cannot be written: its name is too long", file=path, hint="choose a shorter one: -o")
+
+
+def _record_alone(path: Path, overwrite: bool) -> Target:
+    """The target where an output was removed, and its record was not."""
+    beside = document_beside(path)
+    try:
+        ours = read_beside(path) is not None
+    except CheckpointError:
+        ours = False
+    if not ours:
+        raise InTheWayError("exists, and belay did not write it", file=beside, hint=_ELSEWHERE)
+    if not overwrite:
+        raise _exists(beside)
+    return Target(path, True, (beside.name,))
 
 
 class _Known:

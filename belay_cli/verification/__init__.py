@@ -23,6 +23,7 @@ from belay_cli.verification.alone import check_alone, check_unread, recorded, wh
 from belay_cli.verification.beside import missing
 from belay_cli.verification.checks import FAILED, HELD, NOT_CHECKED, Check, Counter, Progress
 from belay_cli.verification.inputs import recorded_inputs
+from belay_cli.verification.same import paths_of
 from belay_cli.verification.values import check_values
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "check_output",
     "check_unread",
     "missing",
+    "paths_of",
     "recorded",
     "whole_record",
 ]

@@ -47,7 +47,7 @@ def check_same(
 
 def check_same_unread(output: Path, record: Record) -> Check:
     """Whether its files are there, for which none is read."""
-    missing = [name for name, path in _paths(output, record).items() if not path.is_file()]
+    missing = [name for name, path in paths_of(output, record).items() if not path.is_file()]
     if missing:
         return Check("structure", FAILED, f"{missing[0]} is missing")
     return Check("structure", HELD, f"{len(record.files)} file{'' if len(record.files) == 1 else 's'}")
@@ -55,7 +55,7 @@ def check_same_unread(output: Path, record: Record) -> Check:
 
 def _check_files(output: Path, record: Record, threads: int, progress: Progress) -> tuple[Check, Check]:
     structure = check_same_unread(output, record)
-    paths = {name: path for name, path in _paths(output, record).items() if path.is_file()}
+    paths = {name: path for name, path in paths_of(output, record).items() if path.is_file()}
     found = file_digests(paths, threads, _share(sum(path.stat().st_size for path in paths.values()), progress))
     for name, digest in record.files.items():
         if found.get(name) != digest:
@@ -75,7 +75,7 @@ def _share(total: int, progress: Progress) -> Callable[[int], None]:
     return done
 
 
-def _paths(output: Path, record: Record) -> dict[str, Path]:
+def paths_of(output: Path, record: Record) -> dict[str, Path]:
     """The files of an output by their names in its record."""
     if output.is_dir():
         return {name: output / name for name in record.files}
