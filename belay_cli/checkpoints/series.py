@@ -122,4 +122,7 @@ def _step(checkpoint: Checkpoint) -> int:
 def _series_name(checkpoints: Sequence[Checkpoint]) -> str:
     """The directory that the checkpoints share, by name, for people."""
     parents = {str(checkpoint.path.absolute().parent) for checkpoint in checkpoints}
-    return os.path.commonpath(parents).rsplit(os.sep, 1)[-1] or "series" if parents else "series"
+    try:
+        return os.path.commonpath(parents).rsplit(os.sep, 1)[-1] or "series"
+    except ValueError:  # there are none, or some lie on this machine and others do not
+        return "series"

@@ -15,10 +15,11 @@ from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.record import DOCUMENT, LOCAL
 from belay_cli.storage.files import StoredFile
 
-# Of a training's state, what an optimizer has learnt: of the Trainer, of accelerate, of torch's own recipes.
-OPTIMIZER = re.compile(
+# Of a training's state, what an optimizer has learnt: of the Trainer, of accelerate, of DeepSpeed; and whole folders.
+_FILE = re.compile(
     r"(.*[-_.])?optim(izers?)?([-_.]?(states?|model|\d+))*\.(pt|pth|bin|ckpt|safetensors)", re.IGNORECASE
 )
+_FOLDER = re.compile(r"optim(izers?)?([-_.]?(states?|\d+))*", re.IGNORECASE)
 
 
 class SameFiles(NamedTuple):
@@ -55,8 +56,8 @@ def same_files(last: Checkpoint, *, without_optimizer: bool) -> SameFiles:
     weights = {Path(path).resolve() for path in known}
     for name, leads_outside in sorted(_walk(last.path, weights)):
         is_weights = os.path.abspath(last.path / name) in known  # noqa: PTH100
-        if without_optimizer and not is_weights and OPTIMIZER.fullmatch(name.rpartition("/")[2]):
-            left_out.append(name)
+        if without_optimizer and not is_weights and (found := _of_optimizer(name)):
+            left_out.append(found)
         elif leads_outside and not is_weights:
             outside.append(name)
         else:
@@ -65,7 +66,18 @@ def same_files(last: Checkpoint, *, without_optimizer: bool) -> SameFiles:
         raise _no_files(last)
     paths = [os.path.abspath(last.path / name) for name in names]  # noqa: PTH100
     files = tuple(known.get(path) or _stored(Path(path)) for path in paths)
-    return SameFiles(tuple(names), files, {path: i for i, path in enumerate(paths)}, tuple(left_out), tuple(outside))
+    return SameFiles(
+        tuple(names), files, {path: i for i, path in enumerate(paths)}, tuple(dict.fromkeys(left_out)), tuple(outside)
+    )
+
+
+def _of_optimizer(name: str) -> str | None:
+    """The file itself if it is one of an optimizer by its name, or the folder of it that is; None if neither is."""
+    *folders, own = name.split("/")
+    for depth, folder in enumerate(folders):
+        if _FOLDER.fullmatch(folder):
+            return "/".join(folders[: depth + 1]) + "/"
+    return name if _FILE.fullmatch(own) else None
 
 
 def _no_files(last: Checkpoint) -> UsageError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from belay_cli import average, inspect, verify
-from belay_cli.errors import InTheWayError, OutputError
+from belay_cli.errors import InTheWayError, OutputError, UsageError
 from tests.conftest import Ran
 from tests.output.same import loaded, saved
 from tests.output.test_same_directories import files
@@ -94,6 +95,16 @@ def test_a_sharded_checkpoint_in_a_folder_of_a_directory(tmp_path: Path, belay: 
     torch.testing.assert_close(state["model"]["w"], mean, rtol=1e-6, atol=1e-7)
     assert torch.equal(state["optim"]["w"], randn(3, 6, 5))
     assert belay("verify", "out", "--sample", "all").code == 0
+    for path in series:
+        dcp.save({"m": randn(1, 3)}, checkpoint_id=path / "optimizer_0", no_dist=True)
+    ran = belay("average", *series, "--format", "same", "--without-optimizer", "-o", "less")
+    assert (ran.code, [line for line in ran.err.splitlines() if "left out" in line]) == (
+        0,
+        ["note: optimizer_0/: of an optimizer, and left out"],
+    )
+    assert files("less").keys() == out.keys()
+    for path in series:
+        shutil.rmtree(path / "optimizer_0")
     ran = belay("average", *series, "--format", "same", "--without-optimizer", "-o", "other")
     assert (ran.code, ran.err.splitlines()[0]) == (
         2,
@@ -130,3 +141,21 @@ def test_a_name_that_leaves_no_room_for_that_of_the_record(tmp_path: Path) -> No
     with pytest.raises(OutputError) as caught:
         average(saved(tmp_path), "x" * 250 + ".pt")
     assert caught.value.message == "cannot be written: its name is too long"
+
+
+def test_checkpoints_that_are_far_away(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    series = saved(tmp_path)
+    average(series, "expected.pt")
+    there = fsspec.filesystem("memory")
+    for path in series:
+        there.pipe(f"/same/{path.name}", path.read_bytes())
+    far = [f"memory://same/{path.name}" for path in series]
+    average([*far[:2], series[-1]], "out.pt")
+    assert Path("out.pt").read_bytes() == Path("expected.pt").read_bytes()
+    with pytest.raises(UsageError) as caught:
+        average(far, "other.pt")
+    assert caught.value.message == (
+        f"--format same writes over a copy of the last checkpoint, and {far[-1]} is not on this machine"
+    )
+    there.rm("/same", recursive=True)
