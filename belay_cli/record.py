@@ -30,6 +30,7 @@ from belay_cli.checkpoints.checkpoint import document_beside as document_beside
 from belay_cli.errors import BelayError, CheckpointError
 from belay_cli.rules import Rule, Summary, recorded, summarize
 from belay_cli.storage.files import is_plain_name
+from belay_cli.storage.json_file import LARGEST
 from belay_cli.storage.remote.path import RemotePath
 from belay_cli.storage.seal import ZEROS, seal_holds, sealed
 
@@ -401,9 +402,9 @@ def read_beside(output: Path) -> Record | None:
     Raises CheckpointError if it was damaged.
     """
     path = output / DOCUMENT if output.is_dir() else document_beside(output)
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return None
         text = path.read_bytes()
         told = _loaded(text.decode())
     except (OSError, ValueError, RecursionError):

@@ -176,7 +176,7 @@ def is_same(checkpoint: Checkpoint) -> bool:
     beside = path / DOCUMENT if checkpoint.directory is not None else document_beside(path)
     try:
         told = read_json(beside) if beside.is_file() else None
-    except CheckpointError:
+    except (CheckpointError, OSError):  # such as a name that is too long
         return False
     return isinstance(told, dict) and told.get("format") == "same"
 

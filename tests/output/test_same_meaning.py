@@ -143,6 +143,12 @@ def test_a_name_that_leaves_no_room_for_that_of_the_record(tmp_path: Path) -> No
     assert caught.value.message == "cannot be written: its name is too long"
 
 
+def test_checkpoints_whose_names_leave_no_room_for_that_of_a_record(tmp_path: Path) -> None:
+    series = [path.rename(path.with_name("x" * 245 + path.name[-6:])) for path in saved(tmp_path)]
+    assert average(series, "out.pt").format == "same"
+    assert verify("out.pt", checkpoints=series).ok
+
+
 def test_checkpoints_that_are_far_away(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     series = saved(tmp_path)
