@@ -93,6 +93,7 @@ class OutputWriter:
                 self._workplace.empty()
             for folder in ["", *self._plan.folders]:
                 (self._directory / folder).mkdir(parents=True, exist_ok=True)
+            self._name_again()
             self._open(os.O_CREAT)
             for descriptor, head, shard in zip(self._descriptors, self._headers, self._plan.shards, strict=True):
                 os.ftruncate(descriptor, len(head) + shard.nbytes)
@@ -106,6 +107,13 @@ class OutputWriter:
         if known or not left or identity is None:
             return None
         return "with other options, or of checkpoints that have changed since" if found.of_another else None
+
+    def _name_again(self) -> None:
+        """Give a file that an earlier run has made whole, but not put in its place, the name that it is built under."""
+        if self.target.is_file and self._plan.is_same:
+            whole, built = (self._directory / name for name in (self.target.path.name, self._plan.shards[0].name))
+            if whole.exists() and not built.exists():
+                whole.rename(built)
 
     def join(self, number: int, identity: str | None, done: Spans) -> None:
         """Write parts of what another process has begun, as the process of this number. Raises OutputError."""
