@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,7 @@ _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_PART = struct.Struct("<2H")  # of an extra field: what it is, and how many bytes follow
 _SATURATED = 0xFFFFFFFF  # the true number is in the extra field
 _MOST = (0, 0, 0xFFFF, 0xFFFF, _SATURATED, _SATURATED)  # at the end, where the true number is in the record before it
 _SIZES_FOLLOW = 0x0008  # flag: the record's own header leaves its sizes out
@@ -39,12 +41,17 @@ _HARMLESS_FLAGS = _SIZES_FOLLOW | _UTF8
 
 
 class ZipRecord(NamedTuple):
-    """One record: its whole name, where its header begins, its size, and the byte that its data must not pass."""
+    """One record: its whole name, where its header begins, its size, and the byte that its data must not pass.
+
+    `flags` and `crc` are those of the directory; a CRC-32 of 0 says that the writer was told to take none.
+    """
 
     name: bytes
     header: int
     size: int
     end: int
+    flags: int
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -63,26 +70,41 @@ class Archive:
         """Where a record's bytes begin in the file. Raises CheckpointError if its own header contradicts."""
         record = self.records[name]
         head = self.read_at(record.header, _LOCAL.size + len(record.name))
-        magic, _, flags, method, _, _, _, packed, size, length, extra = _LOCAL.unpack_from(head)
-        sizes_fit = {packed, size} <= {record.size, _SATURATED} or (flags & _SIZES_FOLLOW and packed == size == 0)
+        magic, _, flags, method, _, _, crc, packed, size, length, extra = _LOCAL.unpack_from(head)
+        follow = flags & _SIZES_FOLLOW
+        sizes_fit = {packed, size} <= {record.size, _SATURATED} or (follow and packed == size == 0)
         begin: int = record.header + len(head) + extra
         if (
             magic != b"PK\x03\x04"
             or method
-            or flags & ~_HARMLESS_FLAGS
+            or flags != record.flags
+            or not (crc == record.crc or (follow and crc == 0))
             or length != len(record.name)
             or head[_LOCAL.size :] != record.name
             or not sizes_fit
             or begin + record.size > record.end
         ):
             raise _lie(self.file, f"the header of {short(name)} does not agree with the directory at the end")
+        if not _is_whole_extra(self.read_at(begin - extra, extra)):
+            raise _lie(self.file, f"the header of {short(name)} is longer or shorter than it says")
         return begin
 
     def read(self, name: str, largest: int) -> bytes:
         """A record's bytes. Raises CheckpointError if there are more than `largest`."""
         if self.records[name].size > largest:
             raise _lie(self.file, f"{short(name)} has {self.records[name].size} bytes, and {largest} are the most")
-        return self.read_at(self.offset(name), self.records[name].size)
+        record, data = self.records[name], self.read_at(self.offset(name), self.records[name].size)
+        if record.crc and zlib.crc32(data) != record.crc:
+            raise _lie(self.file, f"{short(name)} is not as it was saved: the CRC-32 of its bytes is another")
+        return data
+
+
+def _is_whole_extra(extra: bytes) -> bool:
+    """Whether an extra field is one part after the other, each as long as it says. torch pads with one."""
+    at = 0
+    while at + _PART.size <= len(extra):
+        at += _PART.size + int(_PART.unpack_from(extra, at)[1])
+    return at == len(extra)
 
 
 def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
@@ -95,7 +117,7 @@ def open_archive(file: StoredFile, read_at: ReadAt) -> Archive:
     for entry, end in _extents(file, entries, begin):
         _check_entry(file, entry)
         name = _name(entry)
-        record = ZipRecord(name, entry.header_offset, entry.file_size, end)
+        record = ZipRecord(name, entry.header_offset, entry.file_size, end, entry.flag_bits, entry.CRC)
         records[name[len(prefix) :].decode("utf-8", "backslashreplace")] = record
     if len(records) < len(entries):
         raise _lie(file, "two records have one name")
