@@ -17,6 +17,7 @@ finite       whose fault a value is that is not finite
 ranks        processes that run a plan together
 distributed  those that torchrun or Slurm started
 checksum     CRC-32
+records      whether what is read is what was saved
 device       the device that a replay runs on
 probe        what this machine does in a second
 stream       a plan, run from the first read to the last write

@@ -8,11 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from belay_cli.engine.arithmetic import arithmetic
+from belay_cli.engine.checksum import crc32
 from belay_cli.engine.chunks import Chunk, Progress, Queue, Sink, chunks
-from belay_cli.engine.contract import Arithmetic, Bytes
+from belay_cli.engine.contract import Arithmetic, Bytes, Checksums
 from belay_cli.engine.finite import explain
 from belay_cli.engine.kernel import Kernel
 from belay_cli.engine.reading import Ahead, let_go, places
+from belay_cli.engine.records import Records
 from belay_cli.engine.spans import Spans
 from belay_cli.errors import BelayError
 from belay_cli.planning import Plan
@@ -24,8 +26,8 @@ _POLL_SECONDS = 0.1
 class Lane:
     """One thread's buffers and its share of the work."""
 
-    def __init__(self, plan: Plan, writers: Sequence[Sink], ahead: Ahead) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, writers: Sequence[Sink], ahead: Ahead, records: Records) -> None:
+        self._plan, self._records = plan, records
         self._ahead = ahead
         self._writers = writers
         buffers, (source_bytes, output_bytes) = plan.buffers, plan.itemsizes
@@ -54,19 +56,28 @@ class Lane:
         data = self._results[0].data[: chunk.nbytes(chunk.dtype)]  # which has room for all of it
         self._ahead.read_into(chunk, 0, files, data)
         self.bytes_read += len(data)
+        if self._records.concern(chunk):
+            self._records.note(chunk, 0, crc32(data))
         for writer in self._writers:
             writer.write(chunk, data)
 
     def _average(self, chunk: Chunk, files: OpenFiles, by: Arithmetic) -> None:
         results = list(self._results[:, : chunk.nbytes(chunk.dtype)])
-        bad = self._at_once(chunk, files, by, results) or self._row_by_row(chunk, files, by, results)
+        crcs = np.zeros(len(chunk.run.sources), np.uint32) if self._records.concern(chunk) else None
+        bad = self._at_once(chunk, files, by, results, crcs)
+        if bad is None:
+            bad = self._row_by_row(chunk, files, by, results, crcs)
         self.bytes_read += len(chunk.run.sources) * chunk.nbytes(chunk.source_dtype)
+        for place, crc in enumerate(crcs.tolist() if crcs is not None else ()):
+            self._records.note(chunk, place, crc)
         for k, (writer, result) in enumerate(zip(self._writers, results, strict=True)):
             if bad[k] and (error := explain(self._plan, chunk, k, result)):
                 raise error
             writer.write(chunk, result.data)
 
-    def _at_once(self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes]) -> bytes | None:
+    def _at_once(
+        self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes], crcs: Checksums | None
+    ) -> bytes | None:
         """The results, read and made in one call: threads share the interpreter, so each step in it counts.
 
         None if the engine cannot, or files could not be read like that; whoever reads them again says why.
@@ -81,13 +92,20 @@ class Lane:
             results,
             chunk.elements,
             dtypes=(chunk.source_dtype, chunk.dtype),
+            crcs=crcs,
         )
         if self._plan.options.drop_cache:
             for place in where:
                 let_go(place, chunk.nbytes(chunk.source_dtype))
-        return done if isinstance(done, bytes) else None
+        if isinstance(done, bytes):
+            return done
+        if crcs is not None:
+            crcs[:] = 0  # of what was read before it failed
+        return None
 
-    def _row_by_row(self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes]) -> bytes:
+    def _row_by_row(
+        self, chunk: Chunk, files: OpenFiles, by: Arithmetic, results: list[Bytes], crcs: Checksums | None
+    ) -> bytes:
         """The same in steps."""
         bad = [bytes(len(results))]
         dtypes, coefficients = (chunk.source_dtype, chunk.dtype), chunk.run.coefficients
@@ -100,6 +118,8 @@ class Lane:
                 taken = rows[: count - first]
                 for place, row in enumerate(taken, first):
                     self._ahead.read_into(piece, place, files, row.data)
+                    if crcs is not None:
+                        crcs[place] = crc32(row, int(crcs[place]))
                 bad.append(
                     by.average(
                         taken,
@@ -117,7 +137,8 @@ def replay_on_cpu(plan: Plan, writers: Sequence[Sink], progress: Progress, todo:
     """Run the plan. Raises the error of the earliest chunk that has one, whichever thread met one first."""
     queue = Queue(chunks(plan, plan.buffers.chunk, todo))
     with Ahead(plan, plan.buffers.chunk, todo) as ahead, ThreadPoolExecutor(plan.buffers.threads) as threads:
-        lanes = [Lane(plan, writers, ahead) for _ in range(plan.buffers.threads)]
+        records = Records(plan)
+        lanes = [Lane(plan, writers, ahead, records) for _ in range(plan.buffers.threads)]
         try:
             running = [threads.submit(lane.work, queue) for lane in lanes]
             _watch(running, lanes, progress)

@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import torch
 
+from belay_cli.engine.checksum import crc32
 from belay_cli.engine.chunks import Chunk, Progress, Sink, Source, chunks
 from belay_cli.engine.finite import explain
 from belay_cli.engine.reading import Ahead
+from belay_cli.engine.records import Records
 from belay_cli.engine.spans import Spans
 from belay_cli.engine.torch_ops import TORCH_DTYPES, accumulate, begin, check_finite, finish, widen
 from belay_cli.errors import DeviceError
@@ -120,13 +122,17 @@ class Pipeline:
         self._copying, self._computing = Timeline(device), Timeline(device)
         self._written: deque[list[Future[None]]] = deque()
         self._finished = 0
+        self._records = Records(plan)
         self._ahead = Ahead(plan, n, todo)  # last: if memory for the rest is missing, nothing is being read
 
     def read(self, slot: Slot, part: Part) -> int:
         """Fill a slot's pinned buffer, in a reader's thread. Returns the bytes read."""
         nbytes = part.chunk.nbytes(part.chunk.source_dtype)
         slot.copied.wait()
-        self._ahead.read_into(part.chunk, part.place, self._files[slot], slot.host.numpy().data[:nbytes])
+        data = slot.host.numpy().data[:nbytes]
+        self._ahead.read_into(part.chunk, part.place, self._files[slot], data)
+        if self._records.concern(part.chunk):
+            self._records.note(part.chunk, part.place, crc32(data))
         return nbytes
 
     def add(self, slot: Slot, part: Part) -> None:

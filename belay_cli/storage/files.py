@@ -26,7 +26,8 @@ class StoredFile:
     """A file that holds weights; sizes in bytes. Equal to itself alone, so that it is a quick key.
 
     `modified` is when it was last written to, in nanoseconds, for a file of this machine. `data_start` is the length
-    of its header, and `metadata` what that says beside the tensors, for safetensors.
+    of its header, and `metadata` what that says beside the tensors, for safetensors. `checksums`: for torch files, by
+    where the bytes of a storage begin, how many they are, and their CRC-32; of those that were looked for.
     """
 
     path: AnyPath
@@ -34,6 +35,7 @@ class StoredFile:
     modified: int | None = None
     data_start: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
+    checksums: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def open_file(path: AnyPath) -> LocalFile | RemoteFile:

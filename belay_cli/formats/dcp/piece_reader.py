@@ -84,7 +84,10 @@ class PieceReader:
             archive = open_archive(StoredFile(stored.path, place.length), read)
             view = self._understood(archive)
             if isinstance(view, View):
-                return view, archive.offset(f"data/{view.storage.key}")
+                begin, record = archive.offset(f"data/{view.storage.key}"), archive.records[f"data/{view.storage.key}"]
+                if record.crc:
+                    stored.checksums[place.begin + begin] = (record.size, record.crc)
+                return view, begin
         except ForbiddenNames as error:
             raise _wrong(stored, fqn, f"would import {listed(error.names[:5])}", _SAVE_PLAINLY) from error
         except CheckpointError as error:

@@ -133,7 +133,9 @@ def _unknown_dtype(view: View) -> str | None:
 def _stored(archive: Archive, name: str, view: View, itemsize: int) -> Stored | StoredPieces:
     file = archive.file
     _check_bounds(file, name, view, itemsize)
-    begin = archive.offset(f"data/{view.storage.key}")
+    begin, record = archive.offset(f"data/{view.storage.key}"), archive.records[f"data/{view.storage.key}"]
+    if record.crc:
+        file.checksums[begin] = (record.size, record.crc)
     if 0 in view.shape:
         return Stored(file, begin)
     strides = tuple(s if n > 1 else 0 for n, s in zip(view.shape, view.strides, strict=True))
