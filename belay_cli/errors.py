@@ -39,14 +39,19 @@ class BelayError(Exception):
         hint: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.file = None if file is None else os.fspath(file)
+        self.message = _as_text(message)
+        self.file = None if file is None else _as_text(os.fspath(file))
         self.tensor = tensor
-        self.hint = hint
+        self.hint = None if hint is None else _as_text(hint)
 
     def __str__(self) -> str:
         where = "" if self.file is None else f"{self.file}: "
         return f"{where}{self.message}"
+
+
+def _as_text(text: str) -> str:
+    """Text that can be written anywhere, whatever half characters a file has put into it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Terminated(BaseException):

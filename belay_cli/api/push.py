@@ -7,6 +7,7 @@ from pathlib import Path
 
 from belay_cli.api.average import listener
 from belay_cli.api.keywords import PathLike
+from belay_cli.checkpoints.arguments import in_home
 from belay_cli.publish.destination import Destination
 from belay_cli.show.listener import Listener
 from belay_cli.show.report import PushReport
@@ -59,6 +60,7 @@ def published(
     # The client of the Hub takes a fifth of a second to import, which no other command should wait for.
     from belay_cli.publish.publication import Publication, refuse_same
 
+    output = in_home(output)
     refuse_same(output)
     publication = Publication(repo_id, destination, hears)
     publication.look(dry_run=dry_run)

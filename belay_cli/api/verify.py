@@ -12,6 +12,7 @@ from belay_cli import words
 from belay_cli.api.average import Checkpoints, listener
 from belay_cli.api.keywords import PathLike
 from belay_cli.checkpoints import Selection, Series, find_series
+from belay_cli.checkpoints.arguments import in_home
 from belay_cli.errors import BelayError, SeriesError, UsageError
 from belay_cli.formats.text import listed
 from belay_cli.planning.buffers import wanted_threads
@@ -45,6 +46,7 @@ def verified(
     output: Path, checkpoints: Sequence[PathLike] | None, share: float, threads: int | None, hears: Listener
 ) -> Verification:
     """Every check, with a listener."""
+    output = in_home(output)
     record = recorded(output)
     if record is None:
         _refuse_run(output)

@@ -13,10 +13,11 @@ from pathlib import Path
 from belay_cli.errors import CheckpointError, UsageError
 from belay_cli.formats import file_format
 from belay_cli.formats.foreign import holding
-from belay_cli.storage.files import AnyPath, is_remote
+from belay_cli.storage.files import AnyPath, can_be, is_remote
 from belay_cli.storage.remote import is_url, parse
 from belay_cli.storage.remote.tree import Tree
 
+_LONGEST_SHOWN = 60  # characters of a path that cannot be
 _PATTERN = re.compile(r"[*?]|\[[^/\]]+\]")
 # C:\run\ckpts, and what a shell leaves of it where it is not quoted: C:runckpts.
 _DRIVE = re.compile(r"([A-Za-z]):(?!//)(.*)", re.DOTALL)
@@ -50,7 +51,7 @@ def _path_and_weight(argument: str | os.PathLike[str]) -> tuple[str | os.PathLik
     path, sign, weight = os.fspath(argument).rpartition("=")
     if not sign or not _WEIGHT.fullmatch(weight):
         return argument, None
-    if not is_url(path) and (os.path.lexists(argument) or not Path(path).exists()):
+    if not is_url(path) and (os.path.lexists(argument) or not os.path.exists(path)):  # noqa: PTH110 - never raises
         return argument, None
     return path, float(weight)
 
@@ -74,7 +75,13 @@ def typed_paths(argument: str | os.PathLike[str], listings: dict[str, Tree]) -> 
 
 
 def in_home(path: Path) -> Path:
-    """A path that begins with a `~` in quotes, which the shell hands on as it stands, in the home directory."""
+    """A path that begins with a `~` in quotes, which the shell hands on as it stands, in the home directory.
+
+    Raises UsageError for what no file can be called.
+    """
+    if not can_be(str(path)):
+        shown = str(path) if len(str(path)) <= _LONGEST_SHOWN else f"{str(path)[:_LONGEST_SHOWN]}…"
+        raise UsageError(f"{shown!r} can be no path: a name in it is too long, or holds a zero byte")
     if not str(path).startswith("~") or path.exists():
         return path
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no such user

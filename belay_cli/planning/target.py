@@ -23,7 +23,7 @@ from belay_cli.formats.safetensors import WeightFile, read_header
 from belay_cli.formats.shards import is_shard
 from belay_cli.record import DOCUMENT, LOCAL, document_beside, read_beside
 from belay_cli.storage.blocks import file_digests
-from belay_cli.storage.files import available_cores, is_plain_name, is_remote
+from belay_cli.storage.files import LONGEST_NAME, available_cores, is_plain_name, is_remote
 from belay_cli.storage.json_file import read_json
 
 _ELSEWHERE = "write somewhere else: -o"
@@ -35,7 +35,6 @@ _OTHER_SUFFIXES = frozenset(
         *(SUFFIX, ".safetensor", ".json", ".txt"),
     }
 )
-_LONGEST_NAME = 255  # bytes, on every file system that is in use
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how mountinfo writes spaces
 _URL = re.compile(r"([A-Za-z][A-Za-z\d+.-]+):/(.+)")  # a path has lost one of its slashes
 
@@ -97,7 +96,7 @@ def _may_be_exchanged(directory: Path) -> bool:
 def workplace_name(path: Path) -> str:
     """How the hidden directory is called in which an output for `path` is built."""
     name = f".{path.absolute().name}.belay"
-    if len(os.fsencode(name)) <= _LONGEST_NAME:
+    if len(os.fsencode(name)) <= LONGEST_NAME:
         return name
     return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.belay"
 
@@ -209,7 +208,7 @@ def _is_in(inner: str, outer: str) -> bool:
 
 
 def _refuse_long_name(path: Path) -> None:
-    if len(os.fsencode(path.absolute().name)) > _LONGEST_NAME:
+    if len(os.fsencode(path.absolute().name)) > LONGEST_NAME:
         raise OutputError("cannot be written: its name is too long", file=path, hint="choose a shorter one: -o")
 
 

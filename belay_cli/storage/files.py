@@ -18,6 +18,9 @@ from belay_cli.storage.remote import RemoteFile, open_remote
 from belay_cli.storage.remote.path import RemotePath
 
 AnyPath: TypeAlias = Path | RemotePath
+
+LONGEST_NAME = 255  # bytes, on every file system that is in use
+_LONGEST_PATH = 4096
 ReadAt = Callable[[int, int], bytes]  # offset, count -> exactly `count` bytes, or a CheckpointError
 
 
@@ -56,8 +59,17 @@ def is_remote(path: AnyPath) -> bool:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name stays inside its directory, on any system."""
-    return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n')
+    """Whether a name stays inside its directory, on any system, and is none that no file can have."""
+    return name not in ("", ".", "..") and not any(c in name for c in '/\\:"\0\n') and can_be(name)
+
+
+def can_be(path: str) -> bool:
+    """Whether there can be a file of this path: systems raise an error for others, in place of saying that none is."""
+    try:
+        data = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in data and len(data) < _LONGEST_PATH and max(map(len, data.split(b"/"))) <= LONGEST_NAME
 
 
 class OpenFiles:

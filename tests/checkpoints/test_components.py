@@ -90,7 +90,7 @@ def test_modules_between_which_one_chooses(tmp_path: Path) -> None:
         ([{"path": None}], "names None, which is no folder beside it"),
         ([{"type": f"{ST}.Dense"}], "names None, which is no folder beside it"),
         ([{"path": "4_Dense", "type": f"{ST}.Dense"}], "names the module '4_Dense', which is not there"),
-        ([{"path": "\ud800", "type": "x"}], r"names the module '\\ud800', which is not there"),
+        ([{"path": "\ud800", "type": "x"}], r"names '\\ud800', which is no folder beside it"),
         ([{"path": "", "n": "x" * 1_000_000}], "is over 1 MB"),
         ([{"path": f"{i}_Normalize", "type": f"{ST}.Normalize"} for i in range(300)], None),
         ([{"path": "", "i": i} for i in range(300)], None),

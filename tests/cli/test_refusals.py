@@ -190,6 +190,6 @@ def test_what_lies_behind_the_wanted_steps_need_not_be_whole(tmp_path: Path, bel
 
 def test_what_the_system_refuses_is_one_line(tmp_path: Path, belay: Callable[..., Ran]) -> None:
     ran = belay("plan", tmp_path / ("x" * 300))
-    assert ran.code == 1
+    assert ran.code == 2
     assert "unexpected" not in ran.err
     assert ran.err.count("\n") == 1
