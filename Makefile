@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 KERNEL := $(wildcard belay_cli/engine/kernel/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sanitize crash coverage check format docs transcripts bench evidence clean
+.PHONY: help demo test sanitize crash fuzz coverage check format docs transcripts bench evidence clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ sanitize: $(READY)  ## the kernel and its tests with the sanitizers of the C com
 crash: $(READY)  ## break every system call of a run in every way, and look at what is left; Linux, some 40 minutes
 	$(BIN)/python -m tests.crash --processes 20 --moments 50
 	$(BIN)/python -m tests.crash.ranks 20
+
+fuzz: $(READY)  ## a hundred thousand mutations for each reader; some hours
+	$(BIN)/python -m tests.fuzz
 
 coverage: $(READY)  ## the suite, and which lines and branches it does not reach
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
