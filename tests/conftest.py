@@ -24,7 +24,7 @@ settings.register_profile("belay", deadline=None)
 settings.load_profile("belay")
 
 # CUDA tests are not collected without CUDA, so that a skip always means that something is missing.
-collect_ignore = [] if torch.cuda.is_available() else ["engine/test_cuda.py"]
+collect_ignore = [] if torch.cuda.is_available() else ["engine/test_cuda.py", "training/test_cuda.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,7 @@ from belay_cli.storage.files import available_cores
 DEFAULT_MAX_MEMORY = "300MB"
 
 _SMALLEST = 4 << 10  # elements
-_LARGEST = 512 << 10
-_RESULTS_BYTES = 4 << 20  # of one thread, for all outputs: what it writes between two looks at the interpreter
+_LARGEST = 512 << 10  # for many threads and outputs each write has to be large: the interpreter makes one at a time
 
 
 class Shape(NamedTuple):
@@ -76,7 +75,7 @@ def plan_buffers(
     in_cache = rows * source_bytes + outputs * (8 + output_bytes)
     block = max(shape.good, min(shape.largest, shape.cache // in_cache)) // 64 * 64
     if chunk is None:
-        chunk = max(block, min(_LARGEST, _RESULTS_BYTES // (outputs * output_bytes) // 64 * 64))
+        chunk = max(block, _LARGEST)
         while chunk > _SMALLEST and wanted * takes(chunk, min(block, chunk)) > max_memory:
             chunk = max(_SMALLEST, chunk // 2 // 64 * 64)
     block = chunk if shape is FAR_AWAY else min(block, chunk)  # what is read ahead is read whole
