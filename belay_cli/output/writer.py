@@ -331,7 +331,7 @@ class OutputWriter:
         self._end_journal()
         if self._workplace:
             self._workplace.release()
-        return True
+        return self._directory.exists()
 
     def discard(self) -> None:
         """Remove whatever was built and is not in place; who joined, leaves that to the one who began."""
@@ -356,6 +356,12 @@ class OutputWriter:
         try:
             yield
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._workplace and not self._workplace.path.exists():
+                raise OutputError(
+                    "cannot be written: the directory that it was built in has vanished",
+                    file=self.target.path,
+                    hint=f"see what removes {self._workplace.path}, and start again",
+                ) from error
             room = "make room, or " if error.errno in _FULL else ""
             raise OutputError(
                 f"cannot be written: {reason(error)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,3 +259,44 @@ def test_the_second_of_two_is_refused(series: list[Path], clean: bytes, belay: C
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert Path(NAME).read_bytes() == clean
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_that_jumps(series: list[Path], clean: bytes, monkeypatch: pytest.MonkeyPatch, years: int) -> None:
+    broken_off(series, monkeypatch)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + years * 365 * 86400)
+    for path in WORK.rglob("*"):
+        os.utime(path, (time.time(), time.time()))
+    assert chunks_of(monkeypatch, lambda: average(series, NAME, chunk=64)) == CHUNKS - 40
+    assert Path(NAME).read_bytes() == clean
+
+
+@pytest.mark.parametrize("gone", ["place", "workplace"])
+@pytest.mark.parametrize("name", [NAME, "directory"])
+def test_a_directory_that_vanishes(
+    series: list[Path], monkeypatch: pytest.MonkeyPatch, belay: Callable[..., Ran], gone: str, name: str
+) -> None:
+    place = Path("place")
+    place.mkdir()
+    command = ["average", *series, "-o", place / name, "--threads", 1, "-q"]
+    add = Journal.add
+
+    def then_vanishes(self: Journal, done: Range) -> None:
+        add(self, done)
+        shutil.rmtree(place if gone == "place" else place / f".{name}.belay", ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", then_vanishes)
+        ran = belay(*command)
+    built = (place / f".{name}.belay").absolute()
+    assert (ran.code, ran.out, ran.err) == (
+        1,
+        "",
+        f"belay: place/{name}: cannot be written: the directory that it was built in has vanished\n"
+        f"       see what removes {built}, and start again\n",
+    )
+    assert not place.exists() or os.listdir(place) == []
+    place.mkdir(exist_ok=True)
+    assert belay(*command).code == 0
+    assert os.listdir(place) == [name]
