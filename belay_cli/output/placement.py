@@ -23,7 +23,7 @@ from belay_cli.checkpoints.directory import INDEX_SUFFIX
 from belay_cli.errors import CheckpointError, OutputError
 from belay_cli.formats import SUFFIX, TORCH_SUFFIXES
 from belay_cli.formats.dcp import METADATA
-from belay_cli.output.renaming import exchange, rename_new
+from belay_cli.output.renaming import exchange, identity, rename, rename_new
 from belay_cli.output.workplace import Workplace, left_for, sync
 from belay_cli.planning.target import Target, all_files
 from belay_cli.record import BESIDE, DOCUMENT
@@ -34,7 +34,7 @@ from belay_cli.storage.json_file import read_json
 def place_file(workplace: Workplace, name: str, target: Target) -> None:
     """Put the only file of an output in its place. Raises OSError with nothing changed."""
     if target.replaced:
-        (workplace.new / name).replace(target.path)
+        rename(workplace.new / name, target.path)
     else:
         rename_new(workplace.new / name, target.path)
 
@@ -50,7 +50,7 @@ def place_directory(workplace: Workplace, names: Sequence[str], target: Target) 
     With an OSError nothing is changed; with OutputError something is, which the next run will mend.
     """
     if target.is_new or (target.is_ours and not target.replaced):
-        workplace.new.rename(target.path if target.is_new else target.path.resolve())  # an empty one gives way
+        rename(workplace.new, target.path if target.is_new else target.path.resolve())  # an empty one gives way
     elif not (target.is_ours and _exchanged(workplace, target.path.resolve(), target.replaced)):
         _move_files(workplace, names, target, target.path.resolve())
 
@@ -58,7 +58,7 @@ def place_directory(workplace: Workplace, names: Sequence[str], target: Target) 
 def _exchanged(workplace: Workplace, directory: Path, replaced: Sequence[str]) -> bool:
     """Let the new directory and the old one change places; False where the system cannot."""
     workplace.new.chmod(directory.stat().st_mode & 0o7777)
-    _note(workplace, {"how": "exchange", "new": _identity(workplace.new), "replaced": list(replaced)})
+    _note(workplace, {"how": "exchange", "new": identity(workplace.new), "replaced": list(replaced)})
     try:
         done = exchange(workplace.new, directory)
     except OSError:
@@ -87,7 +87,7 @@ def _move_files(workplace: Workplace, names: Sequence[str], target: Target, path
     try:
         for name in replaced:
             (workplace.old / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).rename(workplace.old / name)
+            rename(path / name, workplace.old / name)
         for name in arriving:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             rename_new(workplace.new / name, path / name)
@@ -110,13 +110,13 @@ def _move_back(workplace: Workplace, path: Path, replaced: Sequence[str], arrivi
     for name in reversed(arriving):
         built, moved = workplace.new / name, path / name
         if not built.exists() and moved.exists():
-            moved.rename(built)
+            rename(moved, built)
         elif moved.exists() and built.samefile(moved):  # a link that was to become a move
             moved.unlink()
     for name in reversed(replaced):
         if (workplace.old / name).exists() and not (path / name).exists():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (workplace.old / name).rename(path / name)
+            rename(workplace.old / name, path / name)
     _remove_empty_folders(path, arriving)
     workplace.moves.unlink(missing_ok=True)
 
@@ -129,11 +129,6 @@ def _note(workplace: Workplace, moves: dict[str, Any]) -> None:
     sync(workplace.path)
 
 
-def _identity(directory: Path) -> list[int]:
-    status = directory.stat()
-    return [status.st_dev, status.st_ino]
-
-
 def settle(path: Path) -> None:
     """Finish or undo what a run that was killed had begun to put in place for this output; else nothing changes.
 
@@ -143,16 +138,18 @@ def settle(path: Path) -> None:
     if workplace is None:
         return
     try:
-        if not workplace.new.exists():  # all was in place
-            workplace.remove()
-            return
         if not workplace.moves.exists():
+            if _is_in_place(workplace, path):
+                workplace.remove()
+            return
+        if not workplace.new.exists():
+            workplace.remove()
             return
         moves = _read_moves(workplace)
         if moves["how"] in ("files", "beside"):
             directory = path.resolve() if moves["how"] == "files" else path.absolute().parent
             _move_back(workplace, directory, moves["replaced"], moves["arriving"])
-        elif path.is_dir() and _identity(path) == moves["new"]:
+        elif path.is_dir() and list(identity(path.resolve()) or ()) == moves["new"]:
             _keep_strangers(workplace.new, path, moves["replaced"])
             workplace.remove()
         else:
@@ -165,6 +162,12 @@ def settle(path: Path) -> None:
         ) from error
     finally:
         workplace.release()
+
+
+def _is_in_place(workplace: Workplace, path: Path) -> bool:
+    """Whether nothing was built that is not there already."""
+    built = all_files(workplace.new)
+    return all(identity(workplace.new / name) == identity(path) for name in built)
 
 
 def _read_moves(workplace: Workplace) -> dict[str, Any]:

@@ -161,8 +161,8 @@ def step(function):
         return function(*arguments)
     return stepped
 placement.rename_new = step(placement.rename_new)
-rename = Path.rename
-Path.rename = step(rename)
+placement.rename = step(placement.rename)
+Path.rename = step(Path.rename)
 average(sys.argv[2:], "out.pt", method="uniform", overwrite=True)
 """
 
