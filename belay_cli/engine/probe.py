@@ -40,6 +40,8 @@ _ASSUMED = Rates(read=4e9, arithmetic=8e9, write=WRITE, sha256=1e9, store=STORE)
 _SAMPLE = 64 << 20  # bytes at the most, and this part of what a run reads
 _PART = 1 / 32
 _SECONDS = 0.08  # after which no more of the sample is read
+_LONG = 5.0  # seconds of a run for which a second sample is read,
+_MORE = 4  # so many times as large: a disk takes a while to be as fast as it is in the middle of a run
 _IN_MEMORY = 0.003  # seconds for each of the rates that take no file
 _FILES = 32  # checkpoints of a series that a sample takes
 _BLOCKS = 4  # in one call
@@ -88,6 +90,8 @@ def probe(plan: Plan, nbytes: float | None = None, seconds: float = _SECONDS) ->
 
             arithmetic, sha256 = together(_Lane.adds), together(_Lane.hashes)
             both = together(lambda lane: lane.replays(enough / threads, seconds))
+            if plan.data_read / both > _LONG:
+                both = together(lambda lane: lane.replays(_MORE * enough / threads, _MORE * seconds))
     except (OSError, BelayError):
         return None  # a run will say of what file
     read = 1 / max(1 / both - 1 / arithmetic, 1e-12)
