@@ -113,7 +113,7 @@ def plan(
 ) -> Report:
     """What `average` would do with the same options, from headers alone; the output may be there already.
 
-    How long it would take here is told by a sample of at most 64 MB of a large series.
+    How long it would take here is told by a sample of at most 320 MB of a large series.
 
     Raises UsageError for options that cannot be, and another BelayError for what is wrong with the series.
     """

@@ -145,7 +145,7 @@ def plan(
     """Show what `belay average` would do with the same options.
 
     Decided from headers alone. What is wrong with the series or the options is said here already. How
-    long it takes here is told by a sample: of a large series at most 64 MB are read.
+    long it takes here is told by a sample: of a large series at most 320 MB are read.
 
     Examples:
 

@@ -77,6 +77,23 @@ def test_a_sample_is_small(
     assert 0 < sum(read) <= most
 
 
+@pytest.mark.parametrize(("long", "samples"), [(1e9, 1), (1e-9, 2)])
+def test_a_long_run_is_worth_a_second_and_larger_sample(
+    large: list[Path], monkeypatch: pytest.MonkeyPatch, long: float, samples: int
+) -> None:
+    asked: list[tuple[float, float]] = []
+    replays = probing._Lane.replays
+
+    def noted(self: Any, enough: float, seconds: float) -> float:
+        asked.append((enough, seconds))
+        return replays(self, enough, seconds)
+
+    monkeypatch.setattr(probing._Lane, "replays", noted)
+    monkeypatch.setattr(probing, "_LONG", long)
+    assert probe(planned(large), 2 * MB, 0.05) is not None
+    assert asked == [(MB, 0.05)] * 2 + [(4 * MB, 0.2)] * 2 * (samples - 1)
+
+
 def test_a_sample_ends_with_its_time(large: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     replay = Kernel.replay
