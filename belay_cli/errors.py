@@ -93,7 +93,11 @@ class InTheWayError(OutputError):
 
 
 class LostRank(BelayError):  # noqa: N818 - it reads as what it is
-    """One of the processes that run a plan together is gone, or has failed."""
+    """One of the processes that run a plan together is gone, or has failed; `terminated`: by SIGTERM."""
+
+    def __init__(self, message: str, hint: str | None = None, *, terminated: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.terminated = terminated
 
 
 class PublishError(BelayError):

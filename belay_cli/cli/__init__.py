@@ -7,6 +7,7 @@ verify     belay verify
 push       belay push
 commands   commands made from functions and their groups of options
 together   a command in several processes at once
+failures   what an error becomes
 screen     the options that every command has
 """
 
@@ -30,6 +31,7 @@ from belay_cli import words
 from belay_cli._version import __version__
 from belay_cli.cli.average import average, plan
 from belay_cli.cli.commands import BelayCommand, BelayGroup, command, expanded, flags_of
+from belay_cli.cli.failures import INTERRUPTED, said
 from belay_cli.cli.inspect import inspect
 from belay_cli.cli.push import push
 from belay_cli.cli.sweep import sweep
@@ -115,31 +117,13 @@ def run(arguments: list[str]) -> int:
     try:
         with heard_by(console.note):
             code = build()(args=arguments, prog_name="belay", standalone_mode=False)
-        if code == 130:  # how typer passes Ctrl-C on
+        if code == INTERRUPTED:  # how typer passes Ctrl-C on
             raise KeyboardInterrupt
         return int(code or 0)
-    except BelayError as error:
-        _trace(debug)
-        console.error(error)
-        return error.exit_code
     except typer.TyperException as error:
         return _usage(console, error)
-    except KeyboardInterrupt:
-        console.error(BelayError("interrupted", hint="no unfinished output is left behind"))
-        return 130
-    except Terminated as error:
-        console.error(BelayError("terminated", hint=error.hint))
-        return 143
-    except OSError as error:
-        _trace(debug)
-        with contextlib.suppress(OSError):  # it may be stdout itself that failed
-            console.error(BelayError(error.strerror or str(error), file=error.filename))
-        return 1
-    except Exception as error:
-        _trace(debug)
-        kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        console.error(BelayError(kind, hint="this is unexpected; --debug shows where it happened"))
-        return 1
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        return said(console, error, debug=debug)
 
 
 def _log_file(flags: Sequence[str]) -> Path | None:
@@ -152,13 +136,6 @@ def _log_file(flags: Sequence[str]) -> Path | None:
                 appendable(path, "--log-file")
                 return path
     return None
-
-
-def _trace(wanted: bool) -> None:
-    if wanted:
-        import traceback  # here, as no run that ends well has one
-
-        traceback.print_exc()
 
 
 def _usage(console: Console, error: typer.TyperException) -> int:

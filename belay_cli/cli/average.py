@@ -74,7 +74,7 @@ def average(
         belay average run/checkpoint-* -o run-ema --half-life 10%
         belay average run -m belay --half-life 2000steps --dtype bfloat16
     """
-    with together() as ranks:
+    with together(screen) as ranks:
         if ranks.number == 0:
             if options.threads is None:
                 options = replace(options, threads=ranks.threads)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import typer
 
+from belay_cli.cli.failures import TERMINATED, said
+from belay_cli.cli.screen import Screen
 from belay_cli.engine.distributed import Together, launched
-from belay_cli.engine.ranks import Alone
+from belay_cli.engine.ranks import Alone, check_terminated
 from belay_cli.errors import LostRank, Terminated
 
 
@@ -20,10 +22,11 @@ def is_helper() -> bool:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[Alone | Together]:
-    """The processes that were started with this one, or Alone. If one ends too early all do, and hear why.
+def together(screen: Screen) -> Iterator[Alone | Together]:
+    """The processes that were started with this one, or Alone. If one ends too early all do.
 
-    Raises LostRank and UsageError.
+    One of them says why, before the others hear that it is over: as soon as one has ended, a launcher ends the rest.
+    Raises UsageError, and LostRank if they do not meet.
     """
     here = launched(os.environ)
     if here is None:
@@ -33,15 +36,22 @@ def together() -> Iterator[Alone | Together]:
     try:
         try:
             yield ranks
-        except Terminated:
-            ranks.check(look=True)  # whoever ends the rest of a job does so because one of it has ended
+        except Terminated as error:
+            check_terminated(ranks)
+            if ranks.number:
+                ranks.fail(error)
+                raise typer.Exit(TERMINATED) from error
             raise
+    except typer.Exit:
+        raise
     except LostRank as error:
-        ranks.linger()
-        if not ranks.speaks:
-            raise typer.Exit(1) from error  # said once, not by all
-        raise
+        code = said(screen.console(), error, debug=screen.debug) if ranks.speaks else 1
+        with contextlib.suppress(Terminated, KeyboardInterrupt):
+            ranks.linger()
+        raise typer.Exit(code) from error
     except BaseException as error:
-        ranks.fail(error)
-        raise
+        code = said(screen.console(), error, debug=screen.debug)
+        with contextlib.suppress(Terminated, KeyboardInterrupt):
+            ranks.fail(error)
+        raise typer.Exit(code) from error
     ranks.close()

@@ -37,6 +37,7 @@ _GRACE = 3.0  # seconds that a process has to end by itself, once it is known th
 _MEETING = 120.0  # seconds in which all have to come
 _POLL = 0.02
 _GONE = "is gone"
+_TERMINATED = ": terminated"
 _SMALL = 64 << 10  # bytes that go through the store
 _FIRST_PORT, _PORTS = 20_000, 20_000
 
@@ -229,7 +230,8 @@ class Together:
         if look and self._lost is None:
             self._look_at_neighbours()
         if self._lost is not None:
-            raise LostRank(self._lost, hint="the others have ended; nothing was put in place")
+            terminated = self._lost.endswith(_TERMINATED)
+            raise LostRank(self._lost, "the others have ended; nothing was put in place", terminated=terminated)
 
     def _gone(self, error: RuntimeError) -> None:
         """The store or gloo has lost its other end: that of the first, if nothing else is known."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+from belay_cli.errors import LostRank
+
 T = TypeVar("T")
 
 
@@ -56,3 +58,12 @@ class Alone:
 
     def check(self, *, look: bool = False) -> None:
         """Nobody is missing."""
+
+
+def check_terminated(ranks: Ranks) -> None:
+    """Raise LostRank if this process was terminated because another one has ended; it may be terminated as all are."""
+    try:
+        ranks.check(look=True)
+    except LostRank as error:
+        if not error.terminated:
+            raise

@@ -35,7 +35,7 @@ class Range(NamedTuple):
 
 
 class Journal:
-    """The journal of one process. `add` may be called from several threads. `begun`: whether it has been."""
+    """The journal of one process. `add` may be called from several threads."""
 
     def __init__(self, directory: Path, identity: str, number: int, known: Iterable[Range] = ()) -> None:
         """Begin one with the ranges that are known to be good. Raises OSError."""
@@ -44,12 +44,10 @@ class Journal:
         part = self._path.with_suffix(".part")
         part.write_bytes(beginning)
         part.replace(self._path)
-        self.begun = False
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
 
     def add(self, done: Range) -> None:
         """Note that a range has been written. Raises OSError."""
-        self.begun = True
         os.write(self._descriptor, _line(done))  # so short a line is written whole, and not among those of others
 
     def sync(self) -> None:
@@ -96,6 +94,16 @@ def _ranges(text: bytes) -> Iterator[Range]:
     for line in text.splitlines(keepends=True):
         if found := _LINE.fullmatch(line):
             yield Range(int(found[1]), int(found[2]), int(found[3], 16))
+
+
+def anything_in_journals(directory: Path) -> bool:
+    """Whether any process has noted a range there. Raises OSError."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        with path.open("rb") as file:
+            file.readline()
+            if file.read(1):
+                return True
+    return False
 
 
 def forget_journals(directory: Path, *, but: int) -> None:

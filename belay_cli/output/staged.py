@@ -9,7 +9,7 @@ from functools import reduce
 from typing import NamedTuple
 
 from belay_cli import words
-from belay_cli.engine.ranks import Alone, Ranks
+from belay_cli.engine.ranks import Alone, Ranks, check_terminated
 from belay_cli.engine.shares import divide
 from belay_cli.engine.spans import Line, Spans
 from belay_cli.errors import LostRank, OutputError, Terminated
@@ -61,7 +61,7 @@ def staged_outputs(
             try:
                 signals()
             except Terminated:
-                ranks.check(look=True)  # whoever ends the rest of a job does so because one of it has ended
+                check_terminated(ranks)
                 raise
             ranks.check()
 
@@ -81,8 +81,11 @@ def staged_outputs(
                     writer.put_in_place()
             ranks.from_first(True)
         except BaseException as error:
-            _leave(writers, error)
-            raise
+            ended = _ended_by(error, signals)
+            _leave(writers, ended)
+            if ended is error:
+                raise
+            raise ended from error
 
 
 def _begin(
@@ -161,6 +164,16 @@ def _owners(plan: Plan, shares: Sequence[Spans]) -> Mapping[str, tuple[int, bool
             idle += 1
         found[name] = (writing[0], len(writing) == 1)
     return found
+
+
+def _ended_by(error: BaseException, signals: Heard) -> BaseException:
+    """The error; or that this process was terminated, as the one was that it has lost."""
+    if isinstance(error, LostRank) and error.terminated:
+        try:
+            signals()
+        except Terminated as own:
+            return own
+    return error
 
 
 def _leave(writers: Sequence[OutputWriter], error: BaseException) -> None:

@@ -25,7 +25,7 @@ from belay_cli.formats.dtypes import DTYPES
 from belay_cli.output.blocks import BlockDigests, block_digests, file_digests
 from belay_cli.output.checksums import renew
 from belay_cli.output.digests import TensorDigests, to_take_later
-from belay_cli.output.journal import Found, Journal, Range, forget_journals, read_journals
+from belay_cli.output.journal import Found, Journal, Range, anything_in_journals, forget_journals, read_journals
 from belay_cli.output.placement import place_directory, place_file, place_files_beside
 from belay_cli.output.workplace import Workplace, sync
 from belay_cli.planning import Plan, PlannedOutput
@@ -324,9 +324,11 @@ class OutputWriter:
 
     def keep(self) -> bool:
         """Leave what is finished to the next run. Returns whether anything is."""
-        if self._journal is None or not (self._journal.begun or self.done):
+        if self._journal is None:
             return False
         with contextlib.suppress(OSError):
+            if not anything_in_journals(self._directory.parent):
+                return False
             self._journal.sync()
         self._end_journal()
         if self._workplace:

@@ -18,6 +18,7 @@ from typing import Any
 from belay_cli import cli
 from belay_cli.api.average import assist, prepare, run
 from belay_cli.api.keywords import plan_options
+from belay_cli.cli.screen import Screen
 from belay_cli.cli.together import together
 from belay_cli.rules import asked
 from belay_cli.show.listener import Nobody
@@ -68,7 +69,7 @@ def start(directory: Path, scenarios: Sequence[dict[str, Any]]) -> list[subproce
 
 def several(paths: list[str], rules: list[str], outputs: list[str]) -> int:
     """What the API does with several rules, in several processes."""
-    with together() as ranks:
+    with together(Screen()) as ranks:
         if ranks.number:
             assist(ranks)
         else:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from belay_cli import average
+from belay_cli import average, cli
 from belay_cli.engine.distributed import Launched, first_node, launched, tasks_on
 from belay_cli.errors import UsageError
 from tests.conftest import everything_in, make_adapter
-from tests.output.ranks import of_slurm, of_torchrun, start
+from tests.output.ranks import free_port, of_slurm, of_torchrun, start
 
 
 def save(run: Path, dtype: torch.dtype = torch.float32, count: int = 4, rows: int = 300) -> Path:
@@ -79,8 +79,6 @@ def test_any_number_of_processes_writes_the_bytes_of_one(tmp_path: Path) -> None
     several = {"paths": [str(single)], "rules": rules, "outputs": outputs}
     scenarios.append({"variables": of_torchrun(3), "several": several})
     processes = start(tmp_path, scenarios)
-    from belay_cli import cli
-
     for name, arguments in commands.items():
         assert cli.run(["average", *map(str, arguments), "-o", name, "-q"]) == 0
     average([single], rules=rules, outputs=["x1", "y1", "z1"])
@@ -145,6 +143,36 @@ def test_a_process_that_is_killed_ends_all_and_the_next_run_goes_on(slow: Path, 
     assert "goes on with an earlier run" in done[0][2]
     assert bytes_of("out") == bytes_of("clean")
     assert sorted(os.listdir(".")) == ["clean", "out"]
+
+
+def test_all_that_are_terminated_say_so_once_and_go_on(slow: Path) -> None:
+    average([slow], "clean")
+    processes = [slow_command(n, one, slow) for n, one in enumerate(of_slurm(3))]
+    deadline = time.monotonic() + 100
+    while any(not Path(f".out.belay/journal-{n}").exists() for n in range(3)):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), ended(processes)
+        time.sleep(0.01)
+    time.sleep(0.2)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    told = ended(processes)
+    goes_on = "belay: terminated\n       the same command goes on where it stopped\n"
+    assert told == [(143, "", goes_on), (143, "", ""), (143, "", "")]
+    assert cli.run(["average", str(slow), "-o", "out", "-q"]) == 0
+    assert bytes_of("out") == bytes_of("clean")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_the_first_refuses_is_said_before_a_launcher_ends_it(slow: Path, count: int) -> None:
+    Path("out").mkdir()
+    Path("out/notes.md").write_text("mine")
+    launcher = ["torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(free_port())]
+    command = [sys.executable, "-m", *launcher, "-m", "belay_cli", "average", str(slow), "-o", "out", "-q"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 1
+    assert [line for line in ran.stderr.splitlines() if line.startswith("belay: ")] == ["belay: out: exists"]
+    assert os.listdir("out") == ["notes.md"]
 
 
 def test_a_process_that_fails_is_named(slow: Path, tmp_path: Path) -> None:
