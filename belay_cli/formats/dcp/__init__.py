@@ -16,16 +16,24 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from belay_cli.errors import CheckpointError
 from belay_cli.formats.contents import Contents, Layout, Places
 from belay_cli.formats.dcp.metadata import DcpMetadata, TensorEntry, read_metadata
-from belay_cli.formats.dcp.piece_reader import PiecePlace, PieceReader
-from belay_cli.formats.dcp.tensors import FoundTensor, find_places, read_tensor
+from belay_cli.formats.dcp.piece_reader import PieceReader, refuse_cut
+from belay_cli.formats.dcp.tensors import FoundTensor, find_places, furthest, read_tensor
 from belay_cli.formats.dcp.tree import DcpLeaf, tree
 from belay_cli.formats.text import short
-from belay_cli.storage.files import AnyPath, OpenFiles, ReadAt, StoredFile, names_in, open_file, open_files
+from belay_cli.storage.files import (
+    AnyPath,
+    OpenFiles,
+    ReadAt,
+    StoredFile,
+    is_plain_name,
+    names_in,
+    open_file,
+    open_files,
+)
 
 METADATA = ".metadata"
 READERS = 8  # small reads, one after the other in each piece
@@ -66,10 +74,15 @@ def read_dcp(directory: AnyPath, read: Read | None = None) -> Iterator[Contents]
 
 
 def dcp_archives(directory: AnyPath) -> dict[str, list[tuple[int, int]]]:
-    """By the name of each file in a directory, from where to where the pieces in it reach, in order."""
+    """By the name of each file in a directory, from where to where the pieces in it reach, in order.
+
+    Raises CheckpointError if anything of what was saved is not there, whether a tensor or not.
+    """
     with _reader(directory) as opens:
         file, read_at = opens(METADATA)
         metadata = read_metadata(file, read_at)
+        ends = furthest(file, metadata.storage)
+        _refuse_cut(ends, _opened(file, directory, opens, {name: fqn for name, (_, fqn) in ends.items()}))
     tensors = {fqn for fqn, entry in metadata.entries.items() if isinstance(entry, TensorEntry)}
     found: dict[str, set[tuple[int, int]]] = {}
     for pieces in find_places(file, metadata.storage, tensors).values():
@@ -108,7 +121,12 @@ def _reader(directory: AnyPath) -> Iterator[Read]:
 def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: DcpMetadata, named: Layout) -> Places:
     wanted = {name: leaf.fqn for name, leaf in named.items()}
     places = find_places(file, metadata.storage, set(wanted.values()))
-    opened = _opened(file, directory, read, places)
+    first: dict[str, str] = {}
+    for fqn, pieces in places.items():
+        for place in pieces.values():
+            first.setdefault(place.name, fqn)
+    opened = _opened(file, directory, read, first)
+    _refuse_cut(furthest(file, metadata.storage), opened)
     reader = PieceReader(opened)
 
     def one(name: str) -> FoundTensor | str:
@@ -127,19 +145,21 @@ def _locate(file: StoredFile, directory: AnyPath, read: Read, metadata: DcpMetad
 
 
 def _opened(
-    file: StoredFile, directory: AnyPath, read: Read, places: Mapping[str, Mapping[Any, PiecePlace]]
+    file: StoredFile, directory: AnyPath, read: Read, holds: Mapping[str, str]
 ) -> dict[str, tuple[StoredFile, ReadAt]]:
-    """The files that hold pieces, by name."""
-    first: dict[str, str] = {}
-    for fqn, pieces in places.items():
-        for place in pieces.values():
-            first.setdefault(place.name, fqn)
-    for name, fqn in sorted(first.items()):
-        if not (directory / name).is_file():
+    """The files that hold something, by name; holds: an example of what lies in each."""
+    for name, fqn in sorted(holds.items()):
+        if not is_plain_name(name) or not (directory / name).is_file():
             raise CheckpointError(
-                f"puts {short(fqn)} into {name}, which is not there",
+                f"puts {short(fqn)} into {name if name.isprintable() else short(name)}, which is not there",
                 file=file.path,
                 tensor=fqn,
                 hint="copy the missing file, or leave the checkpoint out",
             )
-    return {name: read(name) for name in sorted(first)}
+    return {name: read(name) for name in sorted(holds)}
+
+
+def _refuse_cut(ends: Mapping[str, tuple[int, str]], opened: Mapping[str, tuple[StoredFile, ReadAt]]) -> None:
+    """Raise CheckpointError for a file that ends too early, also where that is none of the weights' business."""
+    for name, (stored, _) in opened.items():
+        refuse_cut(stored, *ends.get(name, (0, "")))

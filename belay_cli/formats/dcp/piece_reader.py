@@ -54,14 +54,7 @@ class PieceReader:
         Raises CheckpointError if its own header says anything else.
         """
         stored, read_at = self._opened[place.name]
-        if place.begin + place.length > stored.size:
-            raise CheckpointError(
-                f"is cut short: {short(fqn)} should lie in it up to byte {place.begin + place.length}, "
-                f"and it has {stored.size}",
-                file=stored.path,
-                tensor=fqn,
-                hint=COPY_AGAIN,
-            )
+        refuse_cut(stored, place.begin + place.length, fqn)
         view, data = self._view(fqn, stored, place, _from_ends(read_at, place))
         if view.dtype != dtype[0] or view.shape != sizes:
             raise _wrong(stored, fqn, f"is not {shape_text(sizes)} of {dtype[0]}, as the metadata says")
@@ -105,6 +98,17 @@ class PieceReader:
         if isinstance(view, View) and len(data) <= _HEAD and len(self._known) < _MOST_KNOWN:
             self._known[header] = view
         return view
+
+
+def refuse_cut(stored: StoredFile, end: int, fqn: str) -> None:
+    """Raise CheckpointError if a file ends before something that is said to lie in it."""
+    if end > stored.size:
+        raise CheckpointError(
+            f"is cut short: {short(fqn)} should lie in it up to byte {end}, and it has {stored.size}",
+            file=stored.path,
+            tensor=fqn,
+            hint=COPY_AGAIN,
+        )
 
 
 def _wrong(stored: StoredFile, fqn: str, what: str, hint: str | None = None) -> CheckpointError:

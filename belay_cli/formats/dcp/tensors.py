@@ -51,6 +51,18 @@ def find_places(
     return found
 
 
+def furthest(file: StoredFile, storage: Mapping[Any, Any]) -> dict[str, tuple[int, str]]:
+    """By the name of each file, up to which byte something lies in it, tensor or not, and what that is."""
+    found: dict[str, tuple[int, str]] = {}
+    for index, info in storage.items():
+        fields = info.fields if isinstance(info, PlainObject) and isinstance(info.fields, dict) else {}
+        name, begin, length = (fields.get(key) for key in ("relative_path", "offset", "length"))
+        if isinstance(name, str) and type(begin) is int and type(length) is int:
+            fqn = field(file, index, "fqn")
+            found[name] = max(found.get(name, (0, "")), (begin + length, fqn if isinstance(fqn, str) else ""))
+    return found
+
+
 def _place(file: StoredFile, fqn: str, info: Any) -> PiecePlace:
     name, begin, length = (field(file, info, key, fqn) for key in ("relative_path", "offset", "length"))
     if not isinstance(name, str) or not is_plain_name(name):

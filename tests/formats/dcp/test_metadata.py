@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,18 @@ def test_saves_that_did_not_finish(tmp_path: Path) -> None:
     refused(directory, message, file=".metadata", tensor=first)
     (directory / "__0_0.distcp").mkdir()
     refused(directory, message, file=".metadata", tensor=first)
+
+
+def test_a_file_that_ends_behind_the_weights(tmp_path: Path) -> None:
+    """The optimizer that lies there is none of an average's business, but such a save is not whole."""
+    directory = save(tmp_path / "x", {"model": MODEL, "optim": {"z": torch.ones(1000)}})
+    file = directory / "__0_0.distcp"
+    size = file.stat().st_size
+    os.truncate(file, size - 1)
+    places = pickle.loads((directory / ".metadata").read_bytes()).storage_data
+    last = max(places, key=lambda index: places[index].offset)
+    message = f"is cut short: {last.fqn!r} should lie in it up to byte {size}, and it has {size - 1}"
+    refused(directory, message, file=file.name, tensor=last.fqn)
 
 
 def cut(*chunks: tuple[tuple[int, ...], tuple[int, ...]]) -> Callable[..., Any]:
