@@ -288,7 +288,12 @@ def read_record(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> Re
             hint="what made it is in its metadata, under belay.training",
         )
     if f"{PREFIX}version" not in metadata:
-        raise CheckpointError("was not written by belay: it has no record of how it was made", file=path)
+        moved = f"if it was, its record is {document_beside(Path(path)).name}, which has to lie beside it"
+        raise CheckpointError(
+            "was not written by belay: it has no record of how it was made",
+            file=path,
+            hint=None if Path(path).suffix == ".safetensors" else moved,
+        )
     return parse(told_by(metadata, path), path)
 
 

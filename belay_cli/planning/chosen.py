@@ -24,7 +24,7 @@ def chosen_format(
     alike = last.directory is None or last.path.suffix in TORCH_SUFFIXES
     implied = options.format is None and in_torch_files and alike and any(named)
     if options.without_optimizer and options.format != SAME and not implied:
-        raise UsageError("--without-optimizer goes with --format same", hint="safetensors never hold an optimizer")
+        raise UsageError("--without-optimizer goes with --format same", hint="leave it out: safetensors never hold one")
     if options.format != SAME and not implied:
         return "safetensors"
     if outputs is None:

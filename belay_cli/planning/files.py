@@ -82,9 +82,8 @@ def _of_optimizer(name: str) -> str | None:
 
 def _no_files(last: Checkpoint) -> UsageError:
     return UsageError(
-        f"--without-optimizer: {last.path} has no file of its own for an optimizer; if there is one, it lies among all "
-        "else",
-        hint="leave it out, or write safetensors, which hold the weights alone: leave out --format same",
+        f"--without-optimizer: {last.path} has no file of an optimizer alone",
+        hint="leave it out; an average as safetensors, without --format same, holds no optimizer",
     )
 
 

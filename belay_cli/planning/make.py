@@ -176,7 +176,7 @@ def _find_targets(
             if not look_only:
                 raise
             targets.append(Target(path, series.last.directory is None if same else path.suffix == SUFFIX))
-            standing.append(f"{error}; belay average will ask: {error.hint}")
+            standing.append(f"{error}; belay average will refuse: {error.hint}")
     _refuse_same(targets)
     for target in targets:
         if target.is_file and not same and (folders := series.last.weights.parts):

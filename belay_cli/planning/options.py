@@ -66,7 +66,9 @@ class OutputOptions(Options):
                 hint="leave one of them out",
             )
         if self.format == "safetensors" and self.without_optimizer:
-            raise UsageError("--without-optimizer goes with --format same", hint="safetensors never hold an optimizer")
+            raise UsageError(
+                "--without-optimizer goes with --format same", hint="leave it out: safetensors never hold one"
+            )
         if self.lora_rank is not None and (self.lora != "delta" or self.lora_rank < 1):
             raise UsageError("--lora-rank is a number of 1 or more, and goes with --lora delta")
 

@@ -164,7 +164,7 @@ def _refuse_other_kind(path: Path, series: Series, is_file: bool) -> None:
             file=path,
             hint=f"-o {shlex.quote(str(mend) + suffix_of(last.name))}, or leave out --format same",
         )
-    if not is_file and path.suffix == SUFFIX:
+    if not is_file and path.suffix in (SUFFIX, *TORCH_SUFFIXES) and path.suffix != last.suffix:
         raise OutputError(
             f"is not a name for a directory, as {last} is one",
             file=path,

@@ -126,10 +126,7 @@ def test_without_an_optimizer_that_has_no_file_of_its_own(series: list[Path]) ->
         (path / "optimizer.pt").unlink()
     with pytest.raises(UsageError) as caught:
         average(series, "out", format="same", without_optimizer=True)
-    assert caught.value.message == (
-        f"--without-optimizer: {series[-1]} has no file of its own for an optimizer; "
-        "if there is one, it lies among all else"
-    )
+    assert caught.value.message == (f"--without-optimizer: {series[-1]} has no file of an optimizer alone")
 
 
 def test_links(series: list[Path], tmp_path: Path, belay: Callable[..., Ran]) -> None:

@@ -108,8 +108,7 @@ def test_a_sharded_checkpoint_in_a_folder_of_a_directory(tmp_path: Path, belay: 
     ran = belay("average", *series, "--format", "same", "--without-optimizer", "-o", "other")
     assert (ran.code, ran.err.splitlines()[0]) == (
         2,
-        f"belay: --without-optimizer: {series[-1]} has no file of its own for an optimizer; "
-        "if there is one, it lies among all else",
+        f"belay: --without-optimizer: {series[-1]} has no file of an optimizer alone",
     )
 
 

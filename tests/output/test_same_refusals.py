@@ -73,18 +73,18 @@ def series(tmp_path: Path) -> list[Path]:
         (
             ["--without-optimizer"],
             2,
-            "--without-optimizer goes with --format same\n       safetensors never hold an optimizer",
+            "--without-optimizer goes with --format same\n       leave it out: safetensors never hold one",
         ),
         (
             ["--format", "safetensors", "--without-optimizer"],
             2,
-            "--without-optimizer goes with --format same\n       safetensors never hold an optimizer",
+            "--without-optimizer goes with --format same\n       leave it out: safetensors never hold one",
         ),
         (
             ["--format", "same", "--without-optimizer"],
             2,
-            "--without-optimizer: LAST has no file of its own for an optimizer; if there is one, it lies among all "
-            "else\n       leave it out, or write safetensors, which hold the weights alone: leave out --format same",
+            "--without-optimizer: LAST has no file of an optimizer alone\n"
+            "       leave it out; an average as safetensors, without --format same, holds no optimizer",
         ),
         (
             ["--format", "same", "--push-to-hub", "a/b"],
@@ -139,8 +139,23 @@ def test_a_directory_with_the_name_of_a_file(tmp_path: Path, belay: Callable[...
     )
     ran = belay("average", *paths, "-o", "out.pt")
     assert (ran.code, ran.err) == (1, "belay: out.pt: is not a name for safetensors\n       -o out.safetensors\n")
-    assert belay("average", *paths, "--format", "same", "-o", "out.pt").code == 0
-    assert sorted(os.listdir("out.pt")) == [".belay", "belay.json", "pytorch_model.bin"]
+    ran = belay("average", *paths, "--format", "same", "-o", "out.pt")
+    assert (ran.code, ran.err) == (
+        1,
+        f"belay: out.pt: is not a name for a directory, as {paths[-1]} is one\n"
+        "       -o out, or leave out --format same\n",
+    )
+    assert os.listdir() == []
+
+
+def test_a_directory_that_has_the_name_of_a_file_itself(tmp_path: Path, belay: Callable[..., Ran]) -> None:
+    """As Lightning names the directories of torch.distributed.checkpoint."""
+    paths = [tmp_path / f"step={step}.ckpt" for step in (1, 2)]
+    for step, path in enumerate(paths):
+        path.mkdir()
+        torch.save(tensors(step), path / "pytorch_model.bin")
+    assert belay("average", *paths, "--format", "same", "-o", "out.ckpt").code == 0
+    assert sorted(os.listdir("out.ckpt")) == [".belay", "belay.json", "pytorch_model.bin"]
 
 
 def test_a_file_that_stands_in_the_way(series: list[Path], belay: Callable[..., Ran]) -> None:
