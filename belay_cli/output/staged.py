@@ -95,9 +95,8 @@ def _begin(
         writer.lock()
     _check_space(plan, writers)
     for writer, identity in zip(writers, identities, strict=True):
-        why = writer.begin(identity)
-        if why:
-            note(f"{writer.target.path}: what an earlier run left is {why}; it starts over")
+        if writer.begin(identity):
+            note(f"{writer.target.path}: an earlier run had other options or checkpoints; it starts over")
     done = reduce(Spans.both, [writer.done for writer in writers])
     if done:
         share = done.nbytes / (Line(plan).nbytes or 1)

@@ -78,11 +78,11 @@ class OutputWriter:
         with self._errors_named():
             self._workplace = Workplace(self.target.place, self.target.path)
 
-    def begin(self, identity: str | None) -> str | None:
+    def begin(self, identity: str | None) -> bool:
         """Create every weight file at its full size, header first, or go on with those of an earlier run.
 
         identity: what the output is a function of; without it nothing is gone on with, and nothing is noted. Returns
-        why an earlier run is not gone on with, if there was one. Raises OutputError if there cannot be such files.
+        whether what is there is of another plan, and starts over. Raises OutputError if there cannot be such files.
         """
         assert self._workplace is not None  # noqa: S101
         with self._errors_named():
@@ -104,9 +104,7 @@ class OutputWriter:
             if identity:
                 self._journal = Journal(self._workplace.path, identity, 0, known)
                 forget_journals(self._workplace.path, but=0)
-        if known or not left or identity is None:
-            return None
-        return "with other options, or of checkpoints that have changed since" if found.of_another else None
+        return left and not known and found.of_another
 
     def _name_again(self) -> None:
         """Give a file that an earlier run has made whole, but not put in its place, the name that it is built under."""

@@ -144,8 +144,7 @@ def test_other_options_start_over_and_say_so(
 def test_what_is_said(series: list[Path], monkeypatch: pytest.MonkeyPatch, belay: Callable[..., Ran]) -> None:
     broken_off(series, monkeypatch)
     ran = belay("average", *series, "-o", NAME, "-m", "uniform")
-    over = f"{NAME}: what an earlier run left is with other options, or of checkpoints that have changed since"
-    assert over in ran.err.replace("\n      ", "")
+    assert f"note: {NAME}: an earlier run had other options or checkpoints; it starts over\n" in ran.err
     os.unlink(NAME)
     broken_off(series, monkeypatch)
     ran = belay("average", *series, "-o", NAME)
