@@ -34,24 +34,28 @@ def together(screen: Screen) -> Iterator[Alone | Together]:
         return
     ranks = Together(here)
     try:
-        try:
-            yield ranks
-        except Terminated as error:
-            check_terminated(ranks)
-            if ranks.number:
-                ranks.fail(error)
-                raise typer.Exit(TERMINATED) from error
-            raise
-    except typer.Exit:
-        raise
-    except LostRank as error:
-        code = said(screen.console(), error, debug=screen.debug) if ranks.speaks else 1
-        with contextlib.suppress(Terminated, KeyboardInterrupt):
-            ranks.linger()
-        raise typer.Exit(code) from error
+        yield ranks
     except BaseException as error:
-        code = said(screen.console(), error, debug=screen.debug)
-        with contextlib.suppress(Terminated, KeyboardInterrupt):
-            ranks.fail(error)
-        raise typer.Exit(code) from error
+        raise typer.Exit(_ended(ranks, screen, error)) from error
     ranks.close()
+
+
+def _ended(ranks: Together, screen: Screen, error: BaseException) -> int:
+    """Say why it ends, where this process is the one to say it, and let the others hear. Returns the exit code."""
+    if isinstance(error, Terminated):
+        try:
+            check_terminated(ranks)
+        except LostRank as lost:
+            error = lost
+    if isinstance(error, Terminated) and ranks.number:
+        code = TERMINATED
+    elif isinstance(error, LostRank) and not ranks.speaks:
+        code = 1
+    else:
+        code = said(screen.console(), error, debug=screen.debug)
+    with contextlib.suppress(Terminated, KeyboardInterrupt):
+        if isinstance(error, LostRank):
+            ranks.linger()
+        else:
+            ranks.fail(error)
+    return code

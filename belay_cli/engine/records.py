@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
+from collections import defaultdict
 
 from belay_cli.engine.checksum import combine
 from belay_cli.engine.chunks import Chunk
@@ -25,7 +26,8 @@ class Records:
     def __init__(self, plan: Plan) -> None:
         files = {file for t in (*plan.read_checkpoints, -1) for file in plan.sources[t].files if file.checksums}
         self._begins = {file: sorted(file.checksums) for file in files}
-        self._parts: dict[tuple[StoredFile, int], list[_Part]] = {}
+        self._parts: dict[tuple[StoredFile, int], list[_Part]] = defaultdict(list)
+        self._taken: dict[tuple[StoredFile, int], int] = defaultdict(int)  # bytes of these
         self._lock = threading.Lock()
 
     def concern(self, chunk: Chunk) -> bool:
@@ -51,14 +53,16 @@ class Records:
         if at + count > begins[i] + nbytes:  # it lies between storages that were looked for
             return
         with self._lock:
-            parts = self._parts.setdefault((stored.file, begins[i]), [])
-            parts.append((at, count, crc))
-            if sum(part[1] for part in parts) < nbytes:
+            storage = stored.file, begins[i]
+            self._parts[storage].append((at, count, crc))
+            self._taken[storage] += count
+            if self._taken[storage] < nbytes:
                 return
-            del self._parts[stored.file, begins[i]]
+            parts = self._parts.pop(storage)
+            del self._taken[storage]
         found = _together(sorted(parts), begins[i], nbytes)
         if found is not None and found != expected:
-            name = chunk.part.tensor.name
+            name = chunk.part.tensor.known_as
             raise CheckpointError(
                 f"{name!r} is not as it was saved: the CRC-32 of its bytes is another",
                 file=stored.file.path,

@@ -48,6 +48,14 @@ def message(name: str) -> str:
     return f"{name!r} is not as it was saved: the CRC-32 of its bytes is another"
 
 
+def test_in_the_files_of_a_last_checkpoint_it_is_named_as_elsewhere(files: list[Path]) -> None:
+    flip(files[1], "data/0", 3000)
+    with pytest.raises(CheckpointError) as caught:
+        average(files, "out.pt")
+    assert (caught.value.message, caught.value.tensor) == (message("a"), "a")
+    assert os.listdir() == []
+
+
 @pytest.mark.parametrize("engine", ["", "torch"])
 @pytest.mark.parametrize(
     ("number", "record", "byte", "name"), [(1, "data/0", 3000, "a"), (0, "data/1", 0, "b"), (2, "data/2", 7, "seen")]
