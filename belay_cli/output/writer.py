@@ -209,11 +209,12 @@ class OutputWriter:
     def renew_checksums(self, turn: int, of: int) -> None:
         """Write the checksums that the files of a last checkpoint have of what is averaged: every so manieth of them.
 
-        All bytes that they are of are written by then, whoever wrote them.
+        All bytes that they are of are written by then, whoever wrote them. Raises CheckpointError if what was copied
+        is not what was saved.
         """
         with self._errors_named(), ThreadPoolExecutor(self._plan.buffers.threads) as threads:
             self._reopen()
-            renew(self._plan.renewed[turn::of], self._descriptors, self._read, threads)
+            renew(self._plan.summed[turn::of], self._descriptors, self._read, threads)
 
     def block_digests(self, turn: int, of: int) -> BlockDigests:
         """The digests of every so manieth block of the files, taken while the disk is waited for."""

@@ -101,7 +101,7 @@ def make_plan(
         tensors=tuple(placed),
         pieces=layout.pieces,
         sources=layout.sources,
-        renewed=layout.renewed,
+        summed=layout.summed,
         dropped=len(found) - len(kept),
         shards=layout.shards,
         outputs=tuple(planned),

@@ -22,7 +22,7 @@ from belay_cli.planning.layout import (
 )
 from belay_cli.planning.options import SAME, PlanOptions
 from belay_cli.planning.policies import AVERAGE, LAST
-from belay_cli.planning.same import Renewed
+from belay_cli.planning.same import Summed
 from belay_cli.planning.target import Target
 from belay_cli.record import DOCUMENT, PREFIX, Record, document_beside
 from belay_cli.rules import Float64Array, Rule, Summary
@@ -53,8 +53,8 @@ class Plan:
 
     `tensors` and `series` are what a person means. The bytes are told by `pieces`, in the order of the output's, and by
     `sources`, the checkpoints in which these are found by their names: the same, but for an output in the files of the
-    last checkpoint, of which a tensor may be several pieces, and what lies between them one too. `renewed` are the
-    checksums in such files that are not those of the last checkpoint.
+    last checkpoint, of which a tensor may be several pieces, and what lies between them one too. `summed` are the
+    records in such files, with their checksums.
     """
 
     series: Series
@@ -63,7 +63,7 @@ class Plan:
     tensors: tuple[PlannedTensor, ...]
     pieces: tuple[PlannedTensor, ...]
     sources: tuple[Checkpoint, ...]
-    renewed: tuple[Renewed, ...]
+    summed: tuple[Summed, ...]
     dropped: int
     shards: tuple[Shard, ...]
     outputs: tuple[PlannedOutput, ...]

@@ -22,18 +22,23 @@ from belay_cli.planning.files import SameFiles
 from belay_cli.planning.layout import PlannedTensor, Shard
 from belay_cli.planning.policies import AVERAGE, LAST
 from belay_cli.storage.boxes import Box, Cuttable, NoRunsError, boxes_of
-from belay_cli.storage.files import Stored, StoredFile, open_file
+from belay_cli.storage.files import AnyPath, Stored, StoredFile, open_file
 from belay_cli.storage.pieces import StoredPieces
 
 _BYTES = "U8"
 _ELSEWHERE = "leave out --format same: the average as safetensors has each tensor by itself"
 
 
-class Renewed(NamedTuple):
-    """A CRC-32 in the output that is not that of the last checkpoint: of which bytes, and where it is written."""
+class Summed(NamedTuple):
+    """A record in the output, by the number and the path of its file in the last checkpoint, and its CRC-32 there.
+
+    averaged: whether that is another one now; else it says whether what was copied is what was saved.
+    """
 
     shard: int
+    path: AnyPath
     checksum: Checksum
+    averaged: bool
 
 
 class Layout(NamedTuple):
@@ -45,7 +50,7 @@ class Layout(NamedTuple):
     shards: tuple[Shard, ...]
     pieces: tuple[PlannedTensor, ...]
     sources: tuple[Checkpoint, ...]
-    renewed: tuple[Renewed, ...]
+    summed: tuple[Summed, ...]
 
 
 class _Run(NamedTuple):
@@ -86,7 +91,7 @@ def lay_out_same(series: Series, tensors: Sequence[PlannedTensor], files: SameFi
     ]
     sources = list(stored.sources(averaged))
     sources[-1] = _with(sources[-1], copied, files.files)
-    return Layout(tuple(shards), tuple(pieces), tuple(sources), tuple(_renewed(series.last, files, by_shard)))
+    return Layout(tuple(shards), tuple(pieces), tuple(sources), tuple(_summed(series.last, files, by_shard)))
 
 
 def _copied(name: str, file: str, shard: int, begin: int, end: int) -> PlannedTensor:
@@ -244,13 +249,14 @@ def _with(
 # ---- checksums
 
 
-def _renewed(last: Checkpoint, files: SameFiles, runs: Mapping[int, Sequence[_Run]]) -> Iterator[Renewed]:
-    """The checksums of all records in which something is averaged. Raises CheckpointError."""
+def _summed(last: Checkpoint, files: SameFiles, runs: Mapping[int, Sequence[_Run]]) -> Iterator[Summed]:
+    """The records of all archives in which something is averaged. Raises CheckpointError."""
     archives = _archives(last, files)
     for shard, own in runs.items():
         begins = [run.begin for run in own]
         found = 0
-        with open_file(files.files[shard].path) as file:
+        path = files.files[shard].path
+        with open_file(path) as file:
             for low, high in archives.get(shard, ()):
                 if not _between(begins, low, high):
                     continue
@@ -258,12 +264,13 @@ def _renewed(last: Checkpoint, files: SameFiles, runs: Mapping[int, Sequence[_Ru
                 def read_at(offset: int, count: int, low: int = low) -> bytes:
                     return file.read_at(low + offset, count)
 
-                for begin, end, places in checksums(StoredFile(files.files[shard].path, high - low), read_at):
-                    if inside := _between(begins, low + begin, low + end):
-                        found += inside
-                        yield Renewed(shard, Checksum(low + begin, low + end, tuple(low + at for at in places)))
+                for name, begin, end, places, crc in checksums(StoredFile(path, high - low), read_at):
+                    inside = _between(begins, low + begin, low + end)
+                    found += inside
+                    checksum = Checksum(name, low + begin, low + end, tuple(low + at for at in places), crc)
+                    yield Summed(shard, path, checksum, averaged=inside > 0)
         if found < len(own):
-            raise CheckpointError("holds weights outside its records", file=files.files[shard].path)
+            raise CheckpointError("holds weights outside its records", file=path)
 
 
 def _between(begins: Sequence[int], low: int, high: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from belay_cli import average, verify
+from belay_cli.errors import CheckpointError
 from tests.conftest import Ran
 from tests.output.same import changed, checksum_fields, loaded, saved, weight_bytes
 
@@ -52,6 +54,26 @@ def test_every_checksum_of_the_archive_is_right(series: list[Path]) -> None:
     average(series, "out.pt", format="same")
     with zipfile.ZipFile("out.pt") as archive:
         assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_copied_is_what_was_saved(series: list[Path], threads: int) -> None:
+    """One bit of the optimizer's state, which no average reads."""
+    for path in (series[0], series[-1]):
+        data = bytearray(path.read_bytes())
+        state = loaded(path)["optimizer"]["exp_avg"]
+        at = data.index(state.numpy().tobytes())
+        data[at + 5] ^= 8
+        path.write_bytes(data)
+        if path == series[0]:  # of which nothing else is taken
+            average(series, "out.pt", threads=threads)
+            os.remove("out.pt")
+            os.remove("out.pt.belay.json")
+    with pytest.raises(CheckpointError) as caught:
+        average(series, "out.pt", threads=threads)
+    assert caught.value.file == str(series[-1])
+    assert re.fullmatch(r"'data/\d+' is not as it was saved: the CRC-32 of its bytes is another", caught.value.message)
+    assert os.listdir() == []
 
 
 @pytest.mark.parametrize("name", ["out.pt", "out.pth", "out.ckpt", "out.bin"])

@@ -19,11 +19,16 @@ _BEHIND = b"PK\x07\x08"  # what stands before it there, if the writer puts it
 
 
 class Checksum(NamedTuple):
-    """Bytes of a file, from one up to another, and where in it their CRC-32 is written, in four bytes each."""
+    """A record's bytes in a file, from one up to another; where their CRC-32 is written, in four bytes each; and it.
 
+    It is 0 where the writer was told to take none.
+    """
+
+    name: str
     begin: int
     end: int
     places: tuple[int, ...]
+    crc: int
 
 
 def checksums(file: StoredFile, read_at: ReadAt) -> Iterator[Checksum]:
@@ -35,7 +40,7 @@ def checksums(file: StoredFile, read_at: ReadAt) -> Iterator[Checksum]:
             place, crc = entries[record.name]
             begin = archive.offset(name)
             places = (place, *_in_header(archive, name), *_behind(archive, name, begin + record.size, crc))
-            yield Checksum(begin, begin + record.size, places)
+            yield Checksum(name, begin, begin + record.size, places, record.crc)
 
 
 def _entries(archive: Archive) -> Iterator[tuple[bytes, tuple[int, bytes]]]:
